@@ -152,6 +152,16 @@ class Plan(Schema):
         max_length=int(MAX_DURATION) * CODE_RATE,
     )
 
+    @model_validator(mode="after")
+    def _long_enough(self) -> Self:
+        if 0 < len(self.codes) < MIN_DURATION * CODE_RATE:
+            raise InvalidRequest(
+                "codes",
+                f"A plan's codes must last at least {MIN_DURATION:g} s, "
+                f"which is {MIN_DURATION * CODE_RATE:g} codes (you gave {len(self.codes)}).",
+            )
+        return self
+
 
 class MusicRequest(Schema):
     """What all tasks share. Use `Text2Music`, `Repaint` or `Cover`."""
