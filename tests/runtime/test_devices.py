@@ -1,0 +1,127 @@
+"""Which device a name means, in which precision, and why another one cannot be had."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from acestep.errors import Unavailable
+from acestep.runtime import devices
+from acestep.runtime.devices import GIB, Machine, Memory
+
+BARE = Machine()
+IDLE_CUDA = Machine(has_cuda=True)
+ONE_GPU = Machine(gpus=((9, 0),), has_cuda=True)
+TWO_GPUS = Machine(gpus=((9, 0), (7, 5)), has_cuda=True)
+MAC = Machine(has_mps=True)
+
+
+@dataclass(frozen=True)
+class Folders:
+    dit: Path
+    vae: Path
+    text_encoder: Path
+
+
+@pytest.mark.parametrize(
+    ("machine", "device"), [(BARE, "cpu"), (IDLE_CUDA, "cpu"), (MAC, "mps"), (TWO_GPUS, "cuda:0")]
+)
+def test_auto_takes_the_fastest_device(machine: Machine, device: str) -> None:
+    assert devices.resolve_device("auto", machine) == torch.device(device)
+
+
+@pytest.mark.parametrize("name", ["cpu", "cuda", "cuda:1"])
+def test_a_device_that_is_there_is_the_one_asked_for(name: str) -> None:
+    device = devices.resolve_device(name, TWO_GPUS)
+    assert str(device) == {"cuda": "cuda:0"}.get(name, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "machine", "sentence"),
+    [
+        ("cuda:1", ONE_GPU, "cuda:1 does not exist (1 GPU found)."),
+        ("cuda:7", TWO_GPUS, "cuda:7 does not exist (2 GPUs found)."),
+        ("cuda", BARE, "cuda cannot be had: this PyTorch was built without CUDA."),
+        ("cuda:0", IDLE_CUDA, "cuda:0 cannot be had: PyTorch sees no GPU."),
+        ("mps", ONE_GPU, "mps needs a Mac with an Apple GPU, and PyTorch sees none here."),
+        ("gpu", ONE_GPU, "'gpu' is not a device. Choose auto, cuda, cuda:N, mps or cpu."),
+        ("cuda:-1", ONE_GPU, "'cuda:-1' is not a device. Choose auto, cuda, cuda:N, mps or cpu."),
+    ],
+)
+def test_a_device_that_cannot_be_had_says_why(name: str, machine: Machine, sentence: str) -> None:
+    with pytest.raises(Unavailable) as caught:
+        devices.resolve_device(name, machine)
+    assert str(caught.value) == sentence
+
+
+def test_bfloat16_is_used_only_where_the_gpu_computes_in_it() -> None:
+    def dtype(name: str) -> torch.dtype:
+        return devices.working_dtype(torch.device(name), TWO_GPUS)
+
+    assert dtype("cuda:0") == torch.bfloat16
+    assert dtype("cuda:1") == torch.float32
+    assert dtype("cpu") == dtype("mps") == torch.float32
+
+
+def test_the_machine_under_the_test_has_a_cpu_with_memory() -> None:
+    cpu = devices.resolve_device("cpu")
+    found = devices.memory(cpu)
+    assert 0 < found.free <= found.total
+    assert devices.describe(cpu).endswith((" thread)", " threads)"))
+
+
+def test_weights_count_in_the_precision_they_will_have(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(10, 10), "b": torch.zeros(7)}, tmp_path / "model.safetensors")
+    assert devices.weight_bytes([tmp_path], torch.float32) == 107 * 4
+    assert devices.weight_bytes([tmp_path, tmp_path], torch.bfloat16) == 107 * 2 * 2
+
+
+def test_networks_take_turns_when_the_gpu_is_too_small_for_all(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
+    folders = Folders(tmp_path, tmp_path, tmp_path)
+    tight, roomy = Memory(8 * GIB, 1 * GIB), Memory(8 * GIB, 7 * GIB)
+
+    def policy(device: str, available: Memory) -> str:
+        return devices.fitting_policy(torch.device(device), folders, available, ONE_GPU)
+
+    assert policy("cuda:0", tight) == "swap"
+    assert policy("cuda:0", roomy) == "keep"
+    assert policy("cpu", tight) == policy("mps", tight) == "keep"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        MemoryError(),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 8 GB)"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 1 bytes."),
+    ],
+)
+def test_memory_that_ran_out_is_recognised_on_every_device(error: BaseException) -> None:
+    assert devices.is_out_of_memory(error)
+
+
+def test_the_cpu_allocator_of_this_pytorch_is_recognised() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert devices.is_out_of_memory(caught.value)
+
+
+def test_other_errors_are_not_mistaken_for_memory() -> None:
+    assert not devices.is_out_of_memory(RuntimeError("shape mismatch"))
+    assert not devices.is_out_of_memory(ValueError("out of memory"))
+
+
+@pytest.mark.gpu
+def test_a_real_gpu_is_named_with_its_memory() -> None:
+    device = devices.resolve_device("auto")
+    assert device.type == "cuda"
+    assert devices.describe(device).endswith(" GiB)")
+    assert 0 < devices.memory(device).free <= devices.memory(device).total
+    assert devices.working_dtype(device) in (torch.bfloat16, torch.float32)
