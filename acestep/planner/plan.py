@@ -176,7 +176,7 @@ def _scalar(raw: str) -> str:
             value = None
         if isinstance(value, dict) and isinstance(value.get("value"), str):
             return value["value"]
-        raw = raw.removeprefix(raw[0]).removesuffix(raw[0])
+        raw = raw[1:].removesuffix(raw[0]) or raw
     return _fold(raw)
 
 

@@ -1,0 +1,115 @@
+"""The planner's tokens: text and control tokens first, then one token per audio code.
+
+Official 5 Hz models have 217,204: Qwen's 151,669 and `<|audio_code_0|>` … `<|audio_code_65534|>`,
+of which 64,000 stand for a codebook entry. Everything is read from the folder's `tokenizer.json`.
+"""
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+import xgrammar
+from tokenizers import Tokenizer
+
+from acestep.errors import CheckpointError, ModelMissing
+from acestep.request import CODEBOOK_SIZE
+
+END = "<|im_end|>"
+FIRST_CODE = "<|audio_code_0|>"
+CONTROL_TOKENS = ("<|im_start|>", END, "<think>", "</think>", FIRST_CODE)
+
+
+class Vocabulary:
+    """Text ↔ token ids, and which ids are audio codes.
+
+    Attributes:
+        size: number of tokens; the model's head may have more rows.
+        first_code: id of code 0; smaller ids are text, which is what phase 1 needs of the head.
+        codebook_size: legal codes are the ids from `first_code` to `first_code + codebook_size`.
+        end: id of the token that ends a turn.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, codebook_size: int = CODEBOOK_SIZE) -> None:
+        """
+        Raises:
+            CheckpointError: the tokenizer is not one of a 5 Hz model.
+        """
+        ids = {token: _id(tokenizer, token) for token in CONTROL_TOKENS}
+        self.tokenizer = tokenizer
+        self.size = tokenizer.get_vocab_size(with_added_tokens=True)
+        self.first_code = ids[FIRST_CODE]
+        self.codebook_size = _count_codes(tokenizer, self.first_code, codebook_size)
+        self.end = ids[END]
+
+    @classmethod
+    def read(cls, folder: Path, codebook_size: int = CODEBOOK_SIZE) -> Self:
+        """The vocabulary in a checkpoint folder.
+
+        Raises:
+            ModelMissing: the folder has no `tokenizer.json`.
+            CheckpointError: the file is damaged, or of another kind of model.
+        """
+        path = folder / "tokenizer.json"
+        try:
+            text = path.read_text(encoding="utf-8")
+            json.loads(text)  # the tokenizers library raises a bare Exception for damaged files
+        except FileNotFoundError:
+            raise ModelMissing(
+                f"{folder} has no tokenizer.json. Download the planner again: "
+                f"acestep models download {folder.name}"
+            ) from None
+        except ValueError as error:
+            raise CheckpointError(f"{path} is damaged ({error}). Download it again.") from None
+        return cls(Tokenizer.from_str(text), codebook_size)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a prompt; control tokens and codes in the text are one id each."""
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, control tokens and codes included."""
+        return self.tokenizer.decode(list(ids), skip_special_tokens=False)
+
+    def code(self, token: int) -> int:
+        """The audio code that a token stands for."""
+        return token - self.first_code
+
+    @cached_property
+    def text_bytes(self) -> list[bytes]:
+        """What each text token adds to the output; a token may hold part of a character."""
+        return self._info.decoded_vocab
+
+    @cached_property
+    def compiler(self) -> xgrammar.GrammarCompiler:
+        """Compiles grammars over the text tokens; codes are not known to it and never allowed."""
+        return xgrammar.GrammarCompiler(self._info, max_threads=2)
+
+    @cached_property
+    def _info(self) -> xgrammar.TokenizerInfo:
+        # An id without a token gets no text, and xgrammar never allows such a one.
+        spelled = [self.tokenizer.id_to_token(token) or "" for token in range(self.first_code)]
+        return xgrammar.TokenizerInfo(
+            spelled, xgrammar.VocabType.BYTE_LEVEL, stop_token_ids=[self.end]
+        )
+
+
+def _id(tokenizer: Tokenizer, token: str) -> int:
+    found = tokenizer.token_to_id(token)
+    if found is None:
+        raise CheckpointError(
+            f"This is not a 5 Hz planner: its tokenizer has no {token}. "
+            "Choose a folder such as acestep-5Hz-lm-0.6B."
+        )
+    return found
+
+
+def _count_codes(tokenizer: Tokenizer, first_code: int, codebook_size: int) -> int:
+    count = 0
+    while (
+        count < codebook_size
+        and tokenizer.id_to_token(first_code + count) == f"<|audio_code_{count}|>"
+    ):
+        count += 1
+    return count

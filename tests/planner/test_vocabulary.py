@@ -1,0 +1,50 @@
+"""The vocabulary of a checkpoint folder, and what is said of a folder that is not one."""
+
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer, models
+
+from acestep.errors import CheckpointError, ModelMissing
+from acestep.planner.vocabulary import Vocabulary
+
+
+def test_codes_come_after_the_text_and_only_the_codebook_is_legal(vocabulary: Vocabulary):
+    assert vocabulary.size == vocabulary.first_code + 100
+    assert vocabulary.codebook_size == 90
+    assert vocabulary.decode([vocabulary.first_code + 3]) == "<|audio_code_3|>"
+    assert vocabulary.code(vocabulary.first_code + 3) == 3
+
+
+def test_a_smaller_codebook_is_taken_from_the_tokenizer(tokenizer: Tokenizer):
+    assert Vocabulary(tokenizer).codebook_size == 100
+
+
+def test_a_vocabulary_is_read_from_its_folder(tokenizer: Tokenizer, tmp_path: Path):
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    vocabulary = Vocabulary.read(tmp_path)
+    text = "<|im_start|>user\nRain: 70 bpm<|im_end|>"
+    assert vocabulary.decode(vocabulary.encode(text)) == text
+    assert vocabulary.encode(text)[-1] == vocabulary.end
+
+
+def test_text_tokens_are_known_as_bytes(vocabulary: Vocabulary):
+    ids = vocabulary.encode("Ääh ♯ ja")
+    assert b"".join(vocabulary.text_bytes[token] for token in ids).decode() == "Ääh ♯ ja"
+
+
+def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path):
+    with pytest.raises(ModelMissing, match=r"has no tokenizer\.json"):
+        Vocabulary.read(tmp_path)
+
+
+def test_a_cut_off_tokenizer_is_refused(tokenizer: Tokenizer, tmp_path: Path):
+    path = tmp_path / "tokenizer.json"
+    path.write_text(tokenizer.to_str()[:-100], encoding="utf-8")
+    with pytest.raises(CheckpointError, match="is damaged"):
+        Vocabulary.read(tmp_path)
+
+
+def test_another_models_tokenizer_is_refused():
+    with pytest.raises(CheckpointError, match=r"has no <\|im_start\|>"):
+        Vocabulary(Tokenizer(models.BPE()))
