@@ -1,0 +1,252 @@
+"""Which tokens may come next: the `<think>` block as one regular expression, the codes as a count.
+
+Nothing here knows the network. A `Phase` is the state of one sequence: ask it for forced tokens
+first (they need no sampling and are fed in one step), then for the allowed ones, and tell it what
+was picked. Values the user gave are literals in the expression, so the planner cannot change them.
+"""
+
+import re
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+import xgrammar
+from jaxtyping import Bool
+from torch import Tensor
+
+from acestep.planner.plan import FIELDS, field_lines
+from acestep.planner.vocabulary import Vocabulary
+from acestep.request import LANGUAGES, MAX_DURATION, MIN_DURATION, TIME_SIGNATURES, Plan
+
+MIN_BPM, MAX_BPM = 30, 300
+FREE_TEXT_TOKENS = 512  # longest caption or genre list; a bound in the expression would be slow
+
+# Free text may not hold "<", which starts every control token, nor what YAML cannot hold.
+_WORD = r"[^\x00-\x20\x7f`<]"
+_TEXT = rf"{_WORD}[^\x00-\x1f\x7f`<]*(\n\n?\n?  {_WORD}[^\x00-\x1f\x7f`<]*)*"
+_LYRICS = r"[^\x00-\x09\x0b-\x1f\x7f<]*"
+
+Allowed = Bool[Tensor, " vocab"]
+
+
+class Phase(Protocol):
+    """What one sequence may still write."""
+
+    @property
+    def rows(self) -> slice:
+        """The token ids that can be sampled at all: the rows of the head that are needed."""
+        ...
+
+    @property
+    def is_done(self) -> bool: ...
+
+    @property
+    def is_free_text(self) -> bool:
+        """Words are being written, which guidance would distort."""
+        ...
+
+    def forced(self) -> list[int]:
+        """The tokens that must come next, as far as there is no choice. Changes nothing."""
+        ...
+
+    def allowed(self) -> Allowed:
+        """True for every token of the vocabulary that may come next (on the CPU)."""
+        ...
+
+    def accept(self, token: int) -> None:
+        """Go on from a token.
+
+        Raises:
+            ValueError: the token is not allowed here.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Form:
+    """What the block must look like.
+
+    Args:
+        given: values that stand in the block as they are; `None` leaves the choice to the model.
+        has_genres: the helper modes also list genres.
+        has_lyrics: lyrics follow the block, until the model ends its turn (helper modes).
+        max_duration: seconds.
+    """
+
+    given: Plan = field(default_factory=Plan)
+    has_genres: bool = False
+    has_lyrics: bool = False
+    max_duration: float = MAX_DURATION
+
+    @property
+    def regex(self) -> str:
+        """The whole block; also what vLLM's own structured output would take."""
+        choices = {
+            "bpm": _whole_numbers(MIN_BPM, MAX_BPM),
+            "caption": _TEXT,
+            "duration": _whole_numbers(int(MIN_DURATION), int(self.max_duration)),
+            "genres": _TEXT,
+            "keyscale": "[A-G](#|b|♯|♭)? (major|minor)",
+            "language": "|".join(_language(code) for code in LANGUAGES),
+            "timesignature": "|".join(str(n) for n in TIME_SIGNATURES),
+        }
+        fixed = field_lines(self.given)
+        lines = [
+            _literal(fixed[name]) if name in fixed else f"{name}: ({choices[name]})"
+            for name in self.fields
+        ]
+        block = r"\n".join(["<think>", *lines, "</think>"])
+        return block + _LYRICS if self.has_lyrics else block
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return tuple(name for name in FIELDS if name != "genres" or self.has_genres)
+
+
+class Grammar:
+    """The state of one sequence that writes the block (and lyrics)."""
+
+    def __init__(
+        self, vocabulary: Vocabulary, form: Form, free_text_tokens: int = FREE_TEXT_TOKENS
+    ) -> None:
+        self.rows = slice(0, vocabulary.first_code)
+        self._vocabulary = vocabulary
+        self._form = form
+        self._free_text_tokens = free_text_tokens
+        self._field_tokens = 0  # written since the field's name
+        self._bytes = bytearray()
+        self._bitmask = xgrammar.allocate_token_bitmask(1, vocabulary.first_code)
+        self._matcher = xgrammar.GrammarMatcher(
+            vocabulary.compiler.compile_regex(form.regex),
+            terminate_without_stop_token=not form.has_lyrics,
+        )
+
+    @property
+    def text(self) -> str:
+        """What has been written so far."""
+        return self._bytes.decode("utf-8", errors="replace")
+
+    @property
+    def is_done(self) -> bool:
+        return self._matcher.is_terminated()
+
+    @property
+    def is_free_text(self) -> bool:
+        return self._field in ("caption", "genres", "lyrics")
+
+    def forced(self) -> list[int]:
+        forced = self._forced_text()
+        # A final space belongs to the first word of the value in the training data's tokens.
+        tokens = self._vocabulary.encode(forced.rstrip(" "))
+        matcher = self._matcher.fork()
+        certain = 0
+        while certain < len(tokens) and matcher.accept_token(tokens[certain]):
+            certain += 1
+        return tokens[:certain]
+
+    def allowed(self) -> Allowed:
+        mask = torch.zeros(self._vocabulary.size, dtype=torch.bool)
+        self._matcher.fill_next_token_bitmask(self._bitmask)
+        bits = np.unpackbits(self._bitmask.numpy().view(np.uint8), bitorder="little")
+        mask[self.rows] = torch.from_numpy(bits[: self.rows.stop]).bool()
+        return mask
+
+    def accept(self, token: int) -> None:
+        field = self._field
+        if not self._matcher.accept_token(token):
+            raise ValueError(f"Token {token} is not allowed after {self.text[-40:]!r}.")
+        if token != self._vocabulary.end:
+            self._bytes += self._vocabulary.text_bytes[token]
+        self._field_tokens = self._field_tokens + 1 if field == self._field else 0
+
+    @property
+    def _field(self) -> str:
+        """The field that is being written: the last name that starts a line."""
+        names = re.findall(rb"^(</think>|[a-z]+(?=:))", self._bytes, flags=re.MULTILINE)
+        if not names:
+            return ""
+        return "lyrics" if names[-1] == b"</think>" else names[-1].decode()
+
+    def _forced_text(self) -> str:
+        if self._field_tokens >= self._free_text_tokens and self._field in ("caption", "genres"):
+            fields = self._form.fields
+            ending = f"\n{fields[fields.index(self._field) + 1]}:"
+            if self._matcher.fork().accept_string(ending):  # not within a character or indent
+                return ending
+        try:
+            return self._matcher.find_jump_forward_string()
+        except UnicodeDecodeError:  # the rest of a character whose first bytes are written
+            return ""
+
+
+class CodesPhase:
+    """The state of one sequence that writes exactly `count` audio codes and then ends."""
+
+    is_free_text = False
+
+    def __init__(self, vocabulary: Vocabulary, count: int) -> None:
+        first = vocabulary.first_code
+        self.rows = slice(first, first + vocabulary.codebook_size)
+        self.count = count
+        self.codes: list[int] = []
+        self.is_done = False
+        self._vocabulary = vocabulary
+
+    def forced(self) -> list[int]:
+        is_full = len(self.codes) == self.count
+        return [self._vocabulary.end] if is_full and not self.is_done else []
+
+    def allowed(self) -> Allowed:
+        mask = torch.zeros(self._vocabulary.size, dtype=torch.bool)
+        if not self.is_done:
+            mask[self.forced() or self.rows] = True
+        return mask
+
+    def accept(self, token: int) -> None:
+        if not self.allowed()[token]:
+            raise ValueError(f"Token {token} is not allowed after {len(self.codes)} codes.")
+        if token == self._vocabulary.end:
+            self.is_done = True
+        else:
+            self.codes.append(self._vocabulary.code(token))
+
+
+def _literal(text: str) -> str:
+    """A regular expression for exactly this text."""
+    return re.sub(r"([\\.^$*+?{}\[\]()|])", r"\\\1", text).replace("\n", r"\n")
+
+
+def _language(code: str) -> str:
+    """A language as YAML writes it (`no` is quoted)."""
+    return field_lines(Plan(vocal_language=code))["language"].removeprefix("language: ")
+
+
+def _whole_numbers(low: int, high: int) -> str:
+    """A regular expression for the whole numbers from `low` to `high`, without leading zeros."""
+    parts = []
+    for length in range(len(str(low)), len(str(high)) + 1):
+        first = str(low) if length == len(str(low)) else "1" + "0" * (length - 1)
+        last = str(high) if length == len(str(high)) else "9" * length
+        parts.append(_digits(first, last))
+    return "|".join(parts)
+
+
+def _digits(low: str, high: str) -> str:
+    """The numbers from `low` to `high`, which have the same number of digits."""
+    if not low:
+        return ""
+    rest = len(low) - 1
+    if low[0] == high[0]:
+        return low[0] + _group(_digits(low[1:], high[1:]))
+    if low[1:] == "0" * rest and high[1:] == "9" * rest:
+        return f"[{low[0]}-{high[0]}]" + "[0-9]" * rest
+    parts = [_digits(low, low[0] + "9" * rest)]
+    if int(high[0]) - int(low[0]) > 1:
+        parts.append(_digits(f"{int(low[0]) + 1}" + "0" * rest, f"{int(high[0]) - 1}" + "9" * rest))
+    parts.append(_digits(high[0] + "0" * rest, high))
+    return "|".join(parts)
+
+
+def _group(pattern: str) -> str:
+    return f"({pattern})" if "|" in pattern else pattern

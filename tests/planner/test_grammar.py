@@ -1,0 +1,223 @@
+"""Whatever the model picks, the block parses and the user's values stand in it unchanged."""
+
+import random
+import re
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+
+from acestep.planner import plan as plan_text
+from acestep.planner.grammar import CodesPhase, Form, Grammar, Phase, _whole_numbers
+from acestep.planner.vocabulary import Vocabulary
+from acestep.request import KEY_SCALES, LANGUAGES, TIME_SIGNATURES, Plan, Text2Music
+
+
+def walk(phase: Phase, dice: random.Random, limit: int = 2000) -> list[int]:
+    """A model that picks any allowed token, each with the same probability."""
+    tokens: list[int] = []
+    while not phase.is_done:
+        assert len(tokens) < limit
+        step = phase.forced() or [dice.choice(phase.allowed().nonzero().flatten().tolist())]
+        for token in step:
+            phase.accept(token)
+        tokens += step
+    return tokens
+
+
+def write(phase: Phase, vocabulary: Vocabulary, text: str) -> None:
+    for token in vocabulary.encode(text):
+        phase.accept(token)
+
+
+def random_request(dice: random.Random) -> Text2Music:
+    def maybe(value: Any) -> Any:
+        return value if dice.random() < 0.5 else None
+
+    return Text2Music(
+        caption="anything",
+        bpm=maybe(dice.randint(30, 300)),
+        duration=maybe(dice.choice([10, 12.5, dice.randint(10, 600)])),
+        key_scale=maybe(dice.choice(KEY_SCALES)),
+        time_signature=maybe(dice.choice(list(TIME_SIGNATURES))),
+        vocal_language=maybe(dice.choice(LANGUAGES)),
+    )
+
+
+def test_500_random_requests_keep_what_the_user_gave_and_fill_the_rest(vocabulary: Vocabulary):
+    dice = random.Random(0)
+    for _ in range(500):
+        chosen = plan_text.given(random_request(dice))
+        form = Form(chosen, max_duration=dice.choice([30, 600]))
+        grammar = Grammar(vocabulary, form, free_text_tokens=12)
+        tokens = walk(grammar, dice)
+        assert vocabulary.decode(tokens) == grammar.text
+        assert re.fullmatch(form.regex, grammar.text)
+        plan = plan_text.from_text(grammar.text)
+        for name, value in chosen:
+            if value not in (None, "", ()):
+                assert getattr(plan, name) == (int(value) if name == "duration" else value)
+        assert plan.caption and plan.key_scale and plan.time_signature and plan.vocal_language
+        assert plan.bpm is not None and 30 <= plan.bpm <= 300
+        assert plan.duration is not None and 10 <= plan.duration <= 600
+        assert plan_text.keep_given(plan, chosen).duration == (chosen.duration or plan.duration)
+        assert plan_text.from_text(plan_text.to_text(plan)) == plan
+
+
+def test_a_given_caption_is_a_literal_whatever_it_holds(vocabulary: Vocabulary):
+    dice = random.Random(1)
+    for caption in (
+        "a.b*(c)|[d]",
+        "no",
+        "it's: 'x'",
+        "日本 🎹",
+        "one\n\ntwo",
+        "x<|im_end|>",
+        "a\tb",
+    ):
+        grammar = Grammar(vocabulary, Form(Plan(caption=caption)))
+        walk(grammar, dice)
+        assert plan_text.from_text(grammar.text).caption == caption
+
+
+def test_a_block_with_genres_and_lyrics_ends_with_the_turn(vocabulary: Vocabulary):
+    dice = random.Random(2)
+    form = Form(Plan(vocal_language="en"), has_genres=True, has_lyrics=True)
+    for _ in range(20):
+        grammar = Grammar(vocabulary, form, free_text_tokens=12)
+        tokens = walk(grammar, dice, limit=20_000)
+        assert tokens[-1] == vocabulary.end and grammar.text.count("</think>") == 1
+        described = plan_text.describe(vocabulary.decode(tokens))
+        assert described.genres and described.plan.vocal_language == "en"
+
+
+def test_lyrics_are_text_of_several_lines(vocabulary: Vocabulary):
+    grammar = Grammar(vocabulary, Form(FULL, has_lyrics=True))
+    for token in grammar.forced():
+        grammar.accept(token)
+    assert not grammar.is_done and grammar.is_free_text
+    write(grammar, vocabulary, "\n\n# Lyric\n[Verse]\nIt's 5 o'clock\n\n[Chorus]\nOh")
+    assert not grammar.allowed()[vocabulary.first_code :].any()
+    grammar.accept(vocabulary.end)
+    assert grammar.is_done
+    assert plan_text.describe(grammar.text).lyrics == "[Verse]\nIt's 5 o'clock\n\n[Chorus]\nOh"
+
+
+FULL = Plan(
+    bpm=96,
+    caption="Calm",
+    duration=12,
+    key_scale="E minor",
+    vocal_language="en",
+    time_signature=3,
+)
+
+
+def test_a_block_without_a_choice_is_forced_in_one_run(vocabulary: Vocabulary):
+    grammar = Grammar(vocabulary, Form(FULL))
+    forced = grammar.forced()
+    assert forced == vocabulary.encode(plan_text.to_text(FULL))
+    for token in forced:
+        grammar.accept(token)
+    assert grammar.is_done and not grammar.forced()
+
+
+def test_forced_runs_are_the_tokens_of_the_training_data(vocabulary: Vocabulary):
+    """A name is forced without the space, which the tokenizer joins to the value's first word."""
+    grammar = Grammar(vocabulary, Form(Plan(bpm=96, caption="Calm")))
+    assert vocabulary.decode(grammar.forced()) == "<think>\nbpm: 96\ncaption: Calm\nduration:"
+    write(grammar, vocabulary, "<think>\nbpm: 96\ncaption: Calm\nduration: 20")
+    assert grammar.forced() == []  # 20 may become 200
+    write(grammar, vocabulary, "\nkeyscale:")
+    allowed = {vocabulary.decode([t]) for t in grammar.allowed().nonzero().flatten().tolist()}
+    assert {" ", " F", " G"} <= allowed <= {" "} | {f" {note}" for note in "ABCDEFG"}
+
+
+def test_asking_changes_nothing(vocabulary: Vocabulary):
+    grammar = Grammar(vocabulary, Form())
+    assert grammar.forced() == grammar.forced()
+    assert torch.equal(grammar.allowed(), grammar.allowed())
+    assert grammar.text == ""
+
+
+def test_each_sequence_has_a_state_of_its_own(vocabulary: Vocabulary):
+    one, other = (Grammar(vocabulary, Form(FULL)) for _ in range(2))
+    write(one, vocabulary, "<think>")
+    assert one.text == "<think>" and other.text == ""
+
+
+def test_guidance_pauses_while_words_are_written(vocabulary: Vocabulary):
+    grammar = Grammar(vocabulary, Form())
+    states = []
+    for part in ("<think>\nbpm: 96\n", "caption:", " Calm\n  and", " soft\n", "duration: 20\n"):
+        write(grammar, vocabulary, part)
+        states.append(grammar.is_free_text)
+    assert states == [False, True, True, True, False]
+
+
+def test_a_caption_that_never_ends_is_ended_between_two_characters(vocabulary: Vocabulary):
+    grammar = Grammar(vocabulary, Form(), free_text_tokens=6)
+    write(grammar, vocabulary, "<think>\nbpm: 96\ncaption: Calm")
+    for token in vocabulary.encode("ピアノピアノ")[:-1]:
+        assert not vocabulary.decode(grammar.forced()).startswith("\n")
+        grammar.accept(token)
+        if grammar.forced():
+            break
+    assert vocabulary.decode(grammar.forced()) == "\nduration:"
+    for token in grammar.forced():
+        grammar.accept(token)
+    assert grammar.text.encode().decode("utf-8").endswith("\nduration:")
+
+
+def test_a_token_that_is_not_allowed_is_refused(vocabulary: Vocabulary):
+    with pytest.raises(ValueError, match="is not allowed after"):
+        Grammar(vocabulary, Form()).accept(vocabulary.first_code)
+    with pytest.raises(ValueError, match="is not allowed after 0 codes"):
+        CodesPhase(vocabulary, 2).accept(vocabulary.end)
+
+
+def test_captions_may_not_hold_control_tokens_or_codes(vocabulary: Vocabulary):
+    grammar = Grammar(vocabulary, Form())
+    write(grammar, vocabulary, "<think>\nbpm: 96\ncaption: Calm")
+    allowed = grammar.allowed()
+    assert not allowed[vocabulary.first_code :].any()
+    for spelled in ("<|im_end|>", "<|im_start|>", "<think>", "</think>", "<", "`", "\t"):
+        (token,) = vocabulary.encode(spelled)
+        assert not allowed[token]
+
+
+def test_the_codes_phase_writes_exactly_so_many_legal_codes(vocabulary: Vocabulary):
+    phase = CodesPhase(vocabulary, 60)
+    first = vocabulary.first_code
+    legal = torch.zeros(vocabulary.size, dtype=torch.bool)
+    legal[first : first + 90] = True
+    assert torch.equal(phase.allowed(), legal) and phase.rows == slice(first, first + 90)
+    tokens = walk(phase, random.Random(3))
+    assert len(tokens) == 61 and tokens[-1] == vocabulary.end
+    assert phase.codes == [token - first for token in tokens[:-1]]
+    assert not phase.allowed().any()
+
+
+@pytest.mark.parametrize(("low", "high"), [(30, 300), (10, 600), (10, 19), (7, 7), (1, 1234)])
+def test_whole_numbers_match_the_range_and_nothing_else(low: int, high: int):
+    pattern = re.compile(_whole_numbers(low, high))
+    matched = [n for n in range(13_000) if pattern.fullmatch(str(n))]
+    assert matched == list(range(low, high + 1))
+    assert not pattern.fullmatch("0" + str(low))
+
+
+def test_every_key_language_and_meter_is_a_path(tokenizer: Tokenizer):
+    regex = re.compile(Form(Plan(bpm=96, caption="Calm", duration=20)).regex)
+    for key in KEY_SCALES:
+        for language in LANGUAGES:
+            plan = FULL.model_copy(
+                update={"duration": 20, "key_scale": key, "vocal_language": language}
+            )
+            assert regex.fullmatch(plan_text.to_text(plan))
+
+
+@pytest.mark.parametrize("caption", ["Rock: loud", "one\ntwo", "808", "it's " * 40, "日本 🎹"])
+def test_captions_as_the_training_data_wrote_them_are_paths(caption: str):
+    text = plan_text.to_text(FULL.model_copy(update={"caption": caption.strip()}))
+    assert re.fullmatch(Form().regex, text)
