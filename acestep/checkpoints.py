@@ -238,7 +238,7 @@ class Checkpoints:
         """
         folder = self.find(name_or_path)
         if folder is None:
-            raise ModelMissing(self._missing(name_or_path))
+            raise ModelMissing(self.missing(name_or_path))
         found = self.kind(folder)
         if kind is not None and found not in (kind, None):
             raise CheckpointError(
@@ -314,6 +314,26 @@ class Checkpoints:
         entry = self.entry(folder)
         return entry.kind if entry is not None else _kind_from_config(folder)
 
+    def missing(self, name_or_path: str | Path) -> str:
+        """Why a model cannot be found, and what to do: one or two sentences."""
+        name = str(name_or_path)
+        entry = self.catalogue.models.get(name)
+        if entry is None and _is_path(name_or_path):
+            return f"There is no folder {Path(name_or_path).expanduser()}."
+        if entry is None:
+            near = self.catalogue.nearest(name)
+            known = f"Did you mean {' or '.join(near)}?" if near else "See `acestep models list`."
+            return f"'{name}' is neither a known model nor a folder in {self.root}. {known}"
+        if entry.size is None:
+            return (
+                f"{name} ships with the program, but {self._shipped / name} is not there. "
+                "Install the program again."
+            )
+        return (
+            f"{name} is not on this computer ({entry.size / 1e9:.1f} GB): there is no folder "
+            f"{self.root / name}. Run `acestep models download {name}`."
+        )
+
     def _installed(self, name: str, folder: Path | None) -> Installed:
         entry = self.catalogue.models.get(name)
         description = entry.description if entry else ""
@@ -362,25 +382,6 @@ class Checkpoints:
             if isinstance(hit, str) and not problems(Path(hit).parent, entry.kind):
                 return Path(hit).parent
         return None
-
-    def _missing(self, name_or_path: str | Path) -> str:
-        name = str(name_or_path)
-        entry = self.catalogue.models.get(name)
-        if entry is None and _is_path(name_or_path):
-            return f"There is no folder {Path(name_or_path).expanduser()}."
-        if entry is None:
-            near = self.catalogue.nearest(name)
-            known = f"Did you mean {' or '.join(near)}?" if near else "See `acestep models list`."
-            return f"'{name}' is neither a known model nor a folder in {self.root}. {known}"
-        if entry.size is None:
-            return (
-                f"{name} ships with the program, but {self._shipped / name} is not there. "
-                "Install the program again."
-            )
-        return (
-            f"{name} is not on this computer ({entry.size / 1e9:.1f} GB): there is no folder "
-            f"{self.root / name}. Run `acestep models download {name}`."
-        )
 
 
 def configs_folder() -> Path:
