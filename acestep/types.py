@@ -8,6 +8,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Waveform = Float[Tensor, "batch 2 sample"]  # 48 kHz, [-1, 1]
+Channels = Float[Tensor, "channel sample"]  # at any rate, as a file holds it
+Stereo = Float[Tensor, "2 sample"]  # one song, 48 kHz, [-1, 1]
 Latents = Float[Tensor, "batch frame channel"]  # 25 Hz, VAE space
 Context = Float[Tensor, "batch frame context"]  # source latents and chunk mask, side by side
 Codes = Int[Tensor, "batch code"]  # 5 Hz, FSQ indices
