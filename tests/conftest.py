@@ -5,9 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from random_checkpoints import write_random_acestep
 
 from scripts.make_tiny import write_all
+
+# The networks here are tiny: a second thread costs more than it computes.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

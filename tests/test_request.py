@@ -22,6 +22,7 @@ from acestep.request import (
 )
 from acestep.schema import bounds, choices, group, unit
 
+INF, NAN = float("inf"), float("nan")
 TURBO = Preset(
     name="turbo", steps=8, max_steps=20, shift=3, guidance_scale=1, is_turbo=True, duration=120
 )
@@ -43,13 +44,13 @@ def refusal(**fields: object) -> InvalidRequest:
         ("bpm", 120.5, "BPM must be a whole number from 30 to 300 (you gave 120.5)."),
         ("bpm", "fast", "BPM must be a whole number from 30 to 300 (you gave fast)."),
         ("duration", 3, "Audio Duration must be a number from 10 to 600 s (you gave 3)."),
-        ("duration", float("inf"), "Audio Duration must be a number from 10 to 600 s (you gave inf)."),
-        ("duration", float("nan"), "Audio Duration must be a number from 10 to 600 s (you gave nan)."),
+        ("duration", INF, "Audio Duration must be a number from 10 to 600 s (you gave inf)."),
+        ("duration", NAN, "Audio Duration must be a number from 10 to 600 s (you gave nan)."),
         ("lm_cfg_scale", 9, "CFG Scale must be a number from 1 to 7 (you gave 9)."),
         ("lm_temperature", -1, "LM Temperature must be a number from 0 to 2 (you gave -1)."),
         ("lm_top_p", 0, "Top-P must be a number from above 0 to 1 (you gave 0)."),
         ("steps", 0, "Steps must be a whole number from 1 to 200 (you gave 0)."),
-        ("seed", 2**32, "Seed must be a whole number from 0 to 4,294,967,295 (you gave 4294967296)."),
+        ("seed", -2, "Seed must be a whole number from 0 to 4,294,967,295 (you gave -2)."),
         ("takes", 9, "Takes must be a whole number from 1 to 8 (you gave 9)."),
         ("solver", "rk4", "Solver must be one of euler, heun, sde (you gave rk4)."),
         ("think", "maybe", "Think must be true or false (you gave maybe)."),

@@ -1,0 +1,74 @@
+"""A finished song: what the user plays, keeps and saves."""
+
+import hashlib
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from acestep import audio, naming, recipe
+from acestep.errors import AudioError
+from acestep.health import Health
+from acestep.request import MusicRequest
+
+
+@dataclass(frozen=True)
+class Track:
+    """One take of a request, checked and brought to level.
+
+    Attributes:
+        waveform: (2, sample) float32 in [-1, 1], 48 kHz, on the CPU.
+        request: the resolved request; it and `take` make this track again.
+        seed: this take's own seed.
+        seconds: time spent per stage.
+        recipe: everything about the track but its sound, as JSON data.
+    """
+
+    waveform: Tensor
+    request: MusicRequest
+    take: int
+    seed: int
+    seconds: dict[str, float]
+    health: Health
+    warnings: list[str]
+    recipe: dict[str, Any]
+    sample_rate: int = audio.SAMPLE_RATE
+
+    @property
+    def duration(self) -> float:
+        """Length in seconds."""
+        return self.waveform.shape[-1] / self.sample_rate
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the song with its recipe inside, and the recipe beside it as `.json`.
+
+        The suffix chooses the format; where several share one (wav), the request's wins.
+
+        Raises:
+            AudioError: a file of that name exists, or cannot be written. Nothing is left behind.
+        """
+        path = Path(path)
+        sidecar = path.with_suffix(".json")
+        if sidecar.exists() and not overwrite:
+            raise AudioError(f"{sidecar.name} exists already and was not overwritten.")
+        format = audio.format_of(path, self.request.format)
+        audio.write(path, self.waveform, format, recipe.pack(self.recipe), overwrite=overwrite)
+        recipe.write_sidecar(path, self.recipe, overwrite=overwrite)
+        return path
+
+    def save_in(self, folder: str | Path) -> Path:
+        """Write to `folder/<date>/NNNN_<task>_<slug>.<format>`, a name that nothing has yet.
+
+        Raises:
+            AudioError: the folder cannot be made or written to.
+        """
+        task, caption = self.recipe["request"]["task"], self.request.caption
+        return self.save(naming.next_path(folder, task, caption, self.request.format, date.today()))
+
+
+def sample_hash(waveform: Tensor) -> str:
+    """SHA-256 of the samples as little-endian float32: two tracks with one hash sound the same."""
+    samples = waveform.detach().cpu().contiguous().numpy().astype("<f4", copy=False)
+    return hashlib.sha256(samples.tobytes()).hexdigest()

@@ -1,0 +1,220 @@
+"""From a request to checked tracks, through the real networks at tiny sizes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from safetensors.torch import load_file, save_file
+
+from acestep import audio
+from acestep.errors import AudioError, Cancelled, InvalidRequest, Unavailable, UnsoundResult
+from acestep.progress import CancelToken, Progress, Reporter
+from acestep.request import Plan, Repaint, Text2Music, parse_request
+from acestep.service import MusicService
+from acestep.store import Folders, ModelStore
+from acestep.track import Track
+
+TURBO, BASE = "acestep-v15-nano-turbo", "acestep-v15-nano-base"
+
+
+@pytest.fixture(scope="module")
+def turbo(tiny_models: Path) -> MusicService:
+    return MusicService.load(TURBO, device="cpu", checkpoints=tiny_models)
+
+
+@pytest.fixture(scope="module")
+def base(tiny_models: Path) -> MusicService:
+    return MusicService.load(BASE, device="cpu", checkpoints=tiny_models)
+
+
+def request(**fields: object) -> Text2Music:
+    asked = parse_request({"caption": "lo-fi", "duration": 10, "seed": 3, "steps": 2, **fields})
+    assert isinstance(asked, Text2Music)
+    return asked
+
+
+def same(first: Track, second: Track) -> bool:
+    return torch.equal(first.waveform, second.waveform)
+
+
+def test_a_request_twice_gives_the_same_samples_and_another_seed_others(
+    turbo: MusicService,
+) -> None:
+    first, again, other = (turbo.run(request(seed=seed))[0] for seed in (3, 3, 4))
+    assert same(first, again) and first.recipe["sha256"] == again.recipe["sha256"]
+    assert not same(first, other) and first.recipe["sha256"] != other.recipe["sha256"]
+
+
+@pytest.mark.parametrize("duration", [10, 10.01, 12.345])
+def test_a_track_is_exactly_as_long_as_asked(turbo: MusicService, duration: float) -> None:
+    track = turbo.run(request(duration=duration))[0]
+    assert track.waveform.shape == (2, round(duration * 48_000))
+    assert track.waveform.dtype == torch.float32 and track.sample_rate == 48_000
+
+
+def test_takes_share_a_run_and_differ_by_their_seeds(turbo: MusicService) -> None:
+    tracks = turbo.run(request(takes=3))
+    assert [track.seed for track in tracks] == [3, 4, 5]
+    assert not same(tracks[0], tracks[1]) and not same(tracks[1], tracks[2])
+    alone = turbo.run(request(seed=5))[0]
+    assert torch.allclose(tracks[2].waveform, alone.waveform, atol=1e-3)
+
+
+@pytest.mark.parametrize("solver", ["heun", "sde"])
+def test_other_solvers_reproduce_and_change_the_sound(turbo: MusicService, solver: str) -> None:
+    euler = turbo.run(request())[0]
+    first, again = (turbo.run(request(solver=solver))[0] for _ in range(2))
+    assert same(first, again) and not same(first, euler)
+
+
+def test_wavelet_correction_and_custom_timesteps_change_the_sound(turbo: MusicService) -> None:
+    plain = turbo.run(request())[0]
+    assert not same(plain, turbo.run(request(dcw="double"))[0])
+    assert not same(plain, turbo.run(request(timesteps=[1.0, 0.3]))[0])
+
+
+def test_guidance_changes_base_and_its_interval_is_obeyed(base: MusicService) -> None:
+    plain = base.run(request(guidance_scale=1.0))[0]
+    guided = base.run(request(guidance_scale=7.0))[0]
+    outside = base.run(request(guidance_scale=7.0, guidance_end=0.0))[0]
+    assert not same(plain, guided)
+    assert same(plain, outside)
+
+
+def test_codes_steer_the_sound_and_set_its_length(turbo: MusicService) -> None:
+    plans = [Plan(codes=tuple(range(first, first + 55))) for first in (0, 30_000)]
+    one, other = (turbo.run(request(plan=plan.model_dump()))[0] for plan in plans)
+    assert one.duration == other.duration == 11.0
+    assert not same(one, other)
+
+
+def test_a_reference_recording_changes_the_sound_and_silence_is_refused(
+    turbo: MusicService, tmp_path: Path
+) -> None:
+    tone = np.sin(np.arange(44_100) / 20)[:, None] * [0.5, 0.4]
+    soundfile.write(tmp_path / "tone.wav", tone, 44_100)
+    soundfile.write(tmp_path / "nothing.wav", 0 * tone, 44_100)
+    with_tone = turbo.run(request(reference_audio=tmp_path / "tone.wav"))[0]
+    assert not same(with_tone, turbo.run(request())[0])
+    with pytest.raises(AudioError, match=r"nothing\.wav is silent"):
+        turbo.run(request(reference_audio=tmp_path / "nothing.wav"))
+
+
+def test_progress_names_every_stage_in_order(turbo: MusicService) -> None:
+    seen: list[Progress] = []
+    turbo.run(request(), on_progress=seen.append)
+    stages = list(dict.fromkeys(progress.stage for progress in seen))
+    assert stages == ["conditioning", "rendering", "decoding", "checking"]
+    steps = [(p.done, p.total) for p in seen if p.stage == "rendering"]
+    assert steps == [(0, 2), (1, 2), (2, 2)]
+
+
+@pytest.mark.parametrize("stage", ["conditioning", "rendering", "decoding", "checking"])
+def test_cancel_stops_at_the_next_report_and_the_next_run_works(
+    turbo: MusicService, stage: str
+) -> None:
+    token = CancelToken()
+    seen: list[str] = []
+
+    def cancel_in(progress: Progress) -> None:
+        seen.append(progress.stage)
+        if progress.stage == stage:
+            token.cancel()
+
+    if stage == "checking":  # the last report of a run comes before nothing that could be stopped
+        turbo.run(request(), on_progress=cancel_in, cancel=token)
+    else:
+        with pytest.raises(Cancelled):
+            turbo.run(request(), on_progress=cancel_in, cancel=token)
+        assert seen.count(stage) == 1
+    assert turbo.run(request())[0].health.problem() is None
+
+
+def test_swapping_networks_gives_the_same_samples_as_keeping_them(
+    turbo: MusicService, tiny_models: Path
+) -> None:
+    swapping = MusicService.load(TURBO, device="cpu", policy="swap", checkpoints=tiny_models)
+    assert same(turbo.run(request())[0], swapping.run(request())[0])
+
+
+def test_what_the_checkpoint_cannot_do_is_refused(turbo: MusicService) -> None:
+    with pytest.raises(InvalidRequest, match="1–20 steps"):
+        turbo.run(request(steps=50))
+    with pytest.raises(Unavailable, match="text2music only"):
+        turbo.run(Repaint(source_audio=Path("song.wav")))  # pyright: ignore[reportArgumentType]
+
+
+def test_level_and_fades_are_what_was_asked(turbo: MusicService) -> None:
+    track = turbo.run(request(peak_db=-6.0, fade_in=1.0, fade_out=2.0))[0]
+    assert track.waveform.abs().max().item() <= 10 ** (-6 / 20) + 1e-6
+    assert track.waveform[:, 0].abs().max() == 0 and track.waveform[:, -1].abs().max() == 0
+
+
+def test_the_recipe_inside_a_saved_track_makes_it_again(
+    turbo: MusicService, tmp_path: Path
+) -> None:
+    from acestep.recipe import read_recipe
+
+    track = turbo.run(request(takes=2, lyrics="[Chrous]\nla"))[1]
+    path = track.save(tmp_path / "song.flac")
+    recipe = read_recipe(path)
+    assert recipe == read_recipe(tmp_path / "song.json")
+    assert audio.probe(path).seconds == 10 and audio.probe(path).rate == 48_000
+    again = turbo.run(parse_request(recipe["request"]))[recipe["take"]]
+    assert same(track, again) and again.recipe["sha256"] == recipe["sha256"]
+    assert recipe["models"]["dit"]["name"] == TURBO
+    assert track.warnings == ["Unknown tag [Chrous] — did you mean [Chorus]?"]
+    with pytest.raises(AudioError, match="exists already"):
+        track.save(path)
+
+
+def test_tracks_saved_in_a_folder_are_numbered_and_never_overwrite(
+    turbo: MusicService, tmp_path: Path
+) -> None:
+    track = turbo.run(request(format="wav"))[0]
+    first, second = (track.save_in(tmp_path) for _ in range(2))
+    assert [p.name for p in (first, second)] == [
+        "0001_text2music_lo-fi.wav",
+        "0002_text2music_lo-fi.wav",
+    ]
+
+
+def altered(tiny_models: Path, folder: Path, scale: float) -> Folders:
+    """The tiny set with its last VAE convolution scaled."""
+    folder.mkdir()
+    for file in (tiny_models / "acestep-nano-vae").iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    weights = folder / "diffusion_pytorch_model.safetensors"
+    tensors = {name: tensor.float() for name, tensor in load_file(weights).items()}
+    tensors["decoder.conv2.weight_g"] *= scale
+    save_file(tensors, weights)
+    return Folders(
+        dit=tiny_models / TURBO, vae=folder, text_encoder=tiny_models / "acestep-nano-text-encoder"
+    )
+
+
+def service(folders: Folders, turbo: MusicService, dtype: torch.dtype) -> MusicService:
+    store = ModelStore(
+        folders, device=torch.device("cpu"), dtype=dtype, policy="keep", report=Reporter()
+    )
+    return MusicService(TURBO, turbo.preset, store)
+
+
+@pytest.mark.parametrize(("scale", "sentence"), [(0.0, "silent"), (float("nan"), "not numbers")])
+def test_silence_and_nan_are_failures_never_songs(
+    turbo: MusicService, tiny_models: Path, tmp_path: Path, scale: float, sentence: str
+) -> None:
+    broken = service(altered(tiny_models, tmp_path / "vae", scale), turbo, torch.float32)
+    with pytest.raises(UnsoundResult, match=sentence):
+        broken.run(request())
+
+
+def test_an_overflow_in_a_short_dtype_is_retried_once_in_float32(
+    turbo: MusicService, tiny_models: Path, tmp_path: Path
+) -> None:
+    """A last convolution that leaves float16's range but not float32's."""
+    loud = service(altered(tiny_models, tmp_path / "vae", 1e6), turbo, torch.float16)
+    track = loud.run(request())[0]
+    assert track.recipe["dtype"] == "float32" and track.health.problem() is None
