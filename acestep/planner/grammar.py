@@ -7,6 +7,7 @@ was picked. Values the user gave are literals in the expression, so the planner 
 
 import re
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Protocol
 
 import numpy as np
@@ -157,16 +158,16 @@ class Grammar:
         if not self._matcher.accept_token(token):
             raise ValueError(f"Token {token} is not allowed after {self.text[-40:]!r}.")
         if token != self._vocabulary.end:
-            self._bytes += self._vocabulary.text_bytes[token]
+            self._bytes += self._vocabulary.token_bytes(token)
         self._field_tokens = self._field_tokens + 1 if field == self._field else 0
 
     @property
     def _field(self) -> str:
         """The field that is being written: the last name that starts a line."""
         names = re.findall(rb"^(</think>|[a-z]+(?=:))", self._bytes, flags=re.MULTILINE)
-        if not names:
-            return ""
-        return "lyrics" if names[-1] == b"</think>" else names[-1].decode()
+        if b"</think>" in names:
+            return "lyrics"
+        return names[-1].decode() if names else ""
 
     def _forced_text(self) -> str:
         if self._field_tokens >= self._free_text_tokens and self._field in ("caption", "genres"):
@@ -194,22 +195,29 @@ class CodesPhase:
         self._vocabulary = vocabulary
 
     def forced(self) -> list[int]:
-        is_full = len(self.codes) == self.count
-        return [self._vocabulary.end] if is_full and not self.is_done else []
+        choices = self._choices
+        return [choices.start] if len(choices) == 1 else []
 
     def allowed(self) -> Allowed:
         mask = torch.zeros(self._vocabulary.size, dtype=torch.bool)
-        if not self.is_done:
-            mask[self.forced() or self.rows] = True
+        mask[self._choices.start : self._choices.stop] = True
         return mask
 
     def accept(self, token: int) -> None:
-        if not self.allowed()[token]:
+        if token not in self._choices:
             raise ValueError(f"Token {token} is not allowed after {len(self.codes)} codes.")
         if token == self._vocabulary.end:
             self.is_done = True
         else:
             self.codes.append(self._vocabulary.code(token))
+
+    @property
+    def _choices(self) -> range:
+        if self.is_done:
+            return range(0)
+        if len(self.codes) == self.count:
+            return range(self._vocabulary.end, self._vocabulary.end + 1)
+        return range(self.rows.start, self.rows.stop)
 
 
 def _literal(text: str) -> str:
@@ -217,6 +225,7 @@ def _literal(text: str) -> str:
     return re.sub(r"([\\.^$*+?{}\[\]()|])", r"\\\1", text).replace("\n", r"\n")
 
 
+@cache
 def _language(code: str) -> str:
     """A language as YAML writes it (`no` is quoted)."""
     return field_lines(Plan(vocal_language=code))["language"].removeprefix("language: ")

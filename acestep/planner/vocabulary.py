@@ -20,6 +20,14 @@ END = "<|im_end|>"
 FIRST_CODE = "<|audio_code_0|>"
 CONTROL_TOKENS = ("<|im_start|>", END, "<think>", "</think>", FIRST_CODE)
 
+# Byte-level BPE (Radford et al. 2019, GPT-2) writes printable bytes as themselves and gives the
+# others, in order, the characters from U+0100 on.
+_PRINTABLE = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
+_OTHERS = (byte for byte in range(256) if byte not in _PRINTABLE)
+_BYTES = {chr(byte): byte for byte in _PRINTABLE} | {
+    chr(0x100 + place): byte for place, byte in enumerate(_OTHERS)
+}
+
 
 class Vocabulary:
     """Text ↔ token ids, and which ids are audio codes.
@@ -76,23 +84,19 @@ class Vocabulary:
         """The audio code that a token stands for."""
         return token - self.first_code
 
-    @cached_property
-    def text_bytes(self) -> list[bytes]:
-        """What each text token adds to the output; a token may hold part of a character."""
-        return self._info.decoded_vocab
+    def token_bytes(self, token: int) -> bytes:
+        """What a text token adds to the output; it may hold part of a character."""
+        return bytes(_BYTES[character] for character in self.tokenizer.id_to_token(token) or "")
 
     @cached_property
     def compiler(self) -> xgrammar.GrammarCompiler:
         """Compiles grammars over the text tokens; codes are not known to it and never allowed."""
-        return xgrammar.GrammarCompiler(self._info, max_threads=2)
-
-    @cached_property
-    def _info(self) -> xgrammar.TokenizerInfo:
         # An id without a token gets no text, and xgrammar never allows such a one.
         spelled = [self.tokenizer.id_to_token(token) or "" for token in range(self.first_code)]
-        return xgrammar.TokenizerInfo(
+        info = xgrammar.TokenizerInfo(
             spelled, xgrammar.VocabType.BYTE_LEVEL, stop_token_ids=[self.end]
         )
+        return xgrammar.GrammarCompiler(info, max_threads=2)
 
 
 def _id(tokenizer: Tokenizer, token: str) -> int:

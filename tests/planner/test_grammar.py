@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer
 
 from acestep.planner import plan as plan_text
 from acestep.planner.grammar import CodesPhase, Form, Grammar, Phase, _whole_numbers
@@ -97,11 +96,12 @@ def test_lyrics_are_text_of_several_lines(vocabulary: Vocabulary):
     for token in grammar.forced():
         grammar.accept(token)
     assert not grammar.is_done and grammar.is_free_text
-    write(grammar, vocabulary, "\n\n# Lyric\n[Verse]\nIt's 5 o'clock\n\n[Chorus]\nOh")
+    write(grammar, vocabulary, "\n\n# Lyric\n[Verse]\nIt's 5 o'clock\n\n[Chorus]\nnow: oh")
+    assert grammar.is_free_text
     assert not grammar.allowed()[vocabulary.first_code :].any()
     grammar.accept(vocabulary.end)
     assert grammar.is_done
-    assert plan_text.describe(grammar.text).lyrics == "[Verse]\nIt's 5 o'clock\n\n[Chorus]\nOh"
+    assert plan_text.describe(grammar.text).lyrics == "[Verse]\nIt's 5 o'clock\n\n[Chorus]\nnow: oh"
 
 
 FULL = Plan(
@@ -207,14 +207,16 @@ def test_whole_numbers_match_the_range_and_nothing_else(low: int, high: int):
     assert not pattern.fullmatch("0" + str(low))
 
 
-def test_every_key_language_and_meter_is_a_path(tokenizer: Tokenizer):
-    regex = re.compile(Form(Plan(bpm=96, caption="Calm", duration=20)).regex)
-    for key in KEY_SCALES:
-        for language in LANGUAGES:
-            plan = FULL.model_copy(
-                update={"duration": 20, "key_scale": key, "vocal_language": language}
-            )
-            assert regex.fullmatch(plan_text.to_text(plan))
+def test_every_key_language_and_meter_is_a_path():
+    regex = re.compile(Form(Plan(bpm=96, caption="Calm")).regex)
+    choices = {
+        "key_scale": KEY_SCALES,
+        "vocal_language": LANGUAGES,
+        "time_signature": TIME_SIGNATURES,
+    }
+    for name, values in choices.items():
+        for value in values:
+            assert regex.fullmatch(plan_text.to_text(FULL.model_copy(update={name: value})))
 
 
 @pytest.mark.parametrize("caption", ["Rock: loud", "one\ntwo", "808", "it's " * 40, "日本 🎹"])
