@@ -1,0 +1,130 @@
+"""What the doctor says about good, poor and broken computers."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from acestep import doctor
+from acestep.checkpoints import Checkpoints, Installed, State
+from acestep.runtime.devices import GIB, Machine, Memory
+
+NO_GPU = Machine()
+
+
+def model(name: str, kind: str = "dit", state: State = "ready", problem: str = "") -> Installed:
+    assert kind in ("dit", "lm")
+    problems = (problem,) if problem else ()
+    return Installed(name, "dit" if kind == "dit" else "lm", state, None, 1, "", problems)
+
+
+def test_an_examination_covers_the_whole_way_to_a_song(tmp_path: Path) -> None:
+    places = Checkpoints(tmp_path, cache=tmp_path, shipped=tmp_path)
+    checks = {check.name: check for check in doctor.examine(places, machine=NO_GPU)}
+    assert list(checks) == [
+        "Python", "Packages", "Device", "Memory", "Disk", "Models", "Planner", "Formats", "vLLM",
+        "Port",
+    ]  # fmt: skip
+    assert all(check.detail for check in checks.values())
+    assert checks["Models"].status == "fail"
+    assert checks["Python"].status == checks["Packages"].status == "ok"
+
+
+def test_every_warning_comes_with_advice(tmp_path: Path) -> None:
+    places = Checkpoints(tmp_path, cache=tmp_path, shipped=tmp_path)
+    for check in doctor.examine(places, machine=NO_GPU):
+        assert check.status == "ok" or check.advice, check
+
+
+def test_a_device_that_cannot_be_had_fails_with_its_reason() -> None:
+    check = doctor.device_check("cuda:1", NO_GPU)
+    assert check.status == "fail"
+    assert check.detail == "cuda:1 cannot be had: this PyTorch was built without CUDA."
+
+
+def test_a_cpu_works_and_is_called_slow() -> None:
+    check = doctor.device_check("auto", NO_GPU)
+    assert (check.status, check.detail.split(":")[0]) == ("warn", "cpu")
+    assert check.detail.endswith("float32")
+
+
+def test_memory_is_enough_or_not() -> None:
+    assert doctor.memory_check(Memory(32 * GIB, 20 * GIB)).status == "ok"
+    poor = doctor.memory_check(Memory(8 * GIB, 3 * GIB))
+    assert (poor.status, poor.detail) == ("warn", "3.0 of 8.0 GiB free")
+
+
+def test_the_disk_is_that_of_the_models_folder_even_before_it_is_there(tmp_path: Path) -> None:
+    folder = tmp_path / "not" / "yet"
+    assert doctor.disk_check(folder, free=500 * 10**9).status == "ok"
+    check = doctor.disk_check(folder, free=3 * 10**9)
+    assert (check.status, check.detail) == ("warn", f"3 GB free in {folder}")
+    assert doctor.disk_check(folder).detail.endswith(str(folder))
+
+
+def test_a_report_does_not_tell_the_users_name() -> None:
+    check = doctor.disk_check(Path.home() / "models", free=1)
+    assert check.detail == f"0 GB free in {Path('~/models')}"
+
+
+@pytest.mark.parametrize(
+    ("installed", "status", "detail"),
+    [
+        ([], "fail", "no music model is here"),
+        ([model("acestep-5Hz-lm-4B", "lm")], "fail", "no music model is here"),
+        ([model("acestep-v15-turbo", state="missing")], "fail", "no music model is here"),
+        (
+            [model("acestep-v15-nano-turbo")],
+            "warn",
+            "only the built-in demo (acestep-v15-nano-turbo)",
+        ),
+        (
+            [model("acestep-v15-nano-turbo"), model("mine")],
+            "ok",
+            "acestep-v15-nano-turbo, mine",
+        ),
+    ],
+)
+def test_models_are_enough_when_a_real_one_is_there(
+    installed: list[Installed], status: str, detail: str
+) -> None:
+    check = doctor.model_checks(installed)[0]
+    assert (check.status, check.detail) == (status, detail)
+
+
+def test_a_broken_model_is_named_with_its_problem_and_cure() -> None:
+    checks = doctor.model_checks([model("acestep-v15-base", "dit", "incomplete", "It is torn.")])
+    broken = checks[-1]
+    assert (broken.name, broken.status, broken.detail) == (
+        "Model acestep-v15-base",
+        "warn",
+        "It is torn.",
+    )
+    assert broken.advice == "Run acestep models download acestep-v15-base"
+
+
+def test_every_format_can_be_written_here() -> None:
+    check = doctor.formats_check()
+    assert check.status == "ok"
+    assert {"flac", "wav", "mp3", "ogg", "opus"} <= set(check.detail.split(", "))
+
+
+def test_a_missing_package_fails() -> None:
+    check = doctor.packages_check(["torch", "no-such-package"])
+    assert (check.status, check.detail) == ("fail", "no-such-package missing")
+
+
+def test_vllm_is_optional_and_needs_a_gpu() -> None:
+    assert doctor.vllm_check(False, NO_GPU).status == "ok"
+    assert doctor.vllm_check(True, NO_GPU).status == "warn"
+    assert doctor.vllm_check(True, Machine(gpus=((9, 0),), has_cuda=True)).status == "ok"
+
+
+def test_a_taken_port_is_seen() -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port = server.getsockname()[1]
+        check = doctor.port_check("127.0.0.1", port)
+        assert check.status == "warn" and check.advice == f"Use --port {port + 1}."
+    assert doctor.port_check("127.0.0.1", port).status == "ok"
