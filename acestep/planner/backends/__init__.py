@@ -1,0 +1,61 @@
+"""Engines that continue the planner's prompts, behind one small interface.
+
+An engine knows token ids, phases and numbers; what they mean is the planner's business.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from acestep.planner.grammar import Phase
+from acestep.planner.sampling import Sampling
+from acestep.planner.vocabulary import Vocabulary
+
+OnToken = Callable[[int, int], None]  # tokens done of tokens in all, per sequence; may raise
+
+
+@dataclass(frozen=True)
+class Task:
+    """One prompt, continued once per phase: the takes of a request.
+
+    Attributes:
+        conditional: token ids of the prompt.
+        unconditional: token ids to steer away from; unused while `scale` is 1.
+        phases: one fresh grammar state per take; it says what may be written, and when to stop.
+        seeds: one per take. Take k's chance comes from its seed and `name` alone.
+        max_tokens: how many tokens one take may write at most; reserves the cache.
+    """
+
+    conditional: Sequence[int]
+    unconditional: Sequence[int]
+    phases: Sequence[Phase]
+    seeds: Sequence[int]
+    name: str
+    sampling: Sampling
+    scale: float
+    max_tokens: int
+
+
+class Backend(Protocol):
+    """A language model that is ready to write."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def vocabulary(self) -> Vocabulary: ...
+
+    def generate(self, task: Task, on_token: OnToken) -> list[list[int]]:
+        """What each take wrote, the end token included where the phase asks for one.
+
+        The same task gives the same tokens on the same device, and a take is the same alone and
+        among others. Guidance rests while a phase writes free text.
+
+        Raises:
+            UnsoundResult: the model returned logits that nothing can be picked from.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give the memory back. The engine cannot be used afterwards."""
+        ...
