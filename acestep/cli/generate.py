@@ -1,0 +1,291 @@
+"""`generate`, `run`: requests become files."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, get_args
+
+import typer
+
+from acestep.cli.options import FIELDS, ServiceOptions, read_fields, read_text
+from acestep.cli.terminal import INTERRUPTED, Failure, Output, attempt, interruptible, progress_line
+from acestep.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from acestep.progress import CancelToken, Progress
+    from acestep.request import MusicRequest
+    from acestep.track import Track
+
+PARTIAL = 8  # exit code: some jobs of several failed
+
+
+class Service(Protocol):
+    """What commands need of `MusicService`; tests give another."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def device_name(self) -> str: ...
+
+    def run(
+        self,
+        request: "MusicRequest",
+        on_progress: "OnProgress | None" = None,
+        cancel: "CancelToken | None" = None,
+    ) -> "list[Track]": ...
+
+
+OnProgress = Callable[["Progress"], None]
+LoadService = Callable[[ServiceOptions, OnProgress | None], Service]
+
+Out = Annotated[
+    str,
+    typer.Option(
+        "--out",
+        metavar="FILE|DIR",
+        envvar="ACESTEP_OUTPUT_DIR",
+        show_envvar=True,
+        help="A new file, whose suffix sets the format, or a folder that numbers its songs.",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where songs go: a folder that numbers them, or one file name the user chose."""
+
+    path: Path
+    is_file: bool
+
+    @classmethod
+    def parse(cls, out: str) -> "Destination":
+        path = Path(out)
+        return cls(path, bool(path.suffix) and not path.is_dir() and not out.endswith(("/", "\\")))
+
+    def formatted(self, request: "MusicRequest", *, chosen: bool) -> "MusicRequest":
+        """The request in the format that the file name says; `chosen` if the user said one too.
+
+        Raises:
+            InvalidRequest: the suffix is unknown, or contradicts the chosen format.
+        """
+        if not self.is_file:
+            return request
+        fitting = formats_of(self.path.suffix)
+        if not fitting:
+            raise InvalidRequest(
+                "out",
+                f"{self.path.suffix} is not a format: see --format, or end a folder with a slash.",
+            )
+        if request.format in fitting:
+            return request
+        if chosen:
+            raise InvalidRequest(
+                "format",
+                f"{self.path.name} cannot hold the format {request.format}: "
+                "change the suffix, or leave the format out.",
+            )
+        return request.model_copy(update={"format": fitting[0]})
+
+    def reserve(self, takes: int) -> None:
+        """Refuse names that are taken, before minutes are spent on rendering.
+
+        Raises:
+            InvalidRequest: a song or a recipe of that name exists, or no folder can be made.
+        """
+        for song in self._files(takes):
+            for path in (song, song.with_suffix(".json")):
+                if os.path.lexists(path):
+                    raise InvalidRequest("out", f"{path} exists already and is not overwritten.")
+            try:
+                song.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                sentence = f"The folder {song.parent} cannot be made: {error.strerror}."
+                raise InvalidRequest("out", sentence) from error
+
+    def save(self, tracks: "Sequence[Track]") -> list[Path]:
+        if not self.is_file:
+            return [track.save_in(self.path) for track in tracks]
+        return [
+            track.save(path) for track, path in zip(tracks, self._files(len(tracks)), strict=True)
+        ]
+
+    def _files(self, takes: int) -> list[Path]:
+        if not self.is_file:
+            return []
+        if takes == 1:
+            return [self.path]
+        return [self.path.with_stem(f"{self.path.stem}-{take}") for take in range(1, takes + 1)]
+
+
+def formats_of(suffix: str) -> list[Any]:
+    """Formats that files of this suffix may hold: .wav has three."""
+    from acestep import naming
+    from acestep.request import AudioFormat
+
+    return [name for name in get_args(AudioFormat) if naming.suffix(name) == suffix.lower()]
+
+
+def generate(
+    ctx: typer.Context, *, out: Out = "outputs", service: ServiceOptions, output: Output
+) -> None:
+    """Turn a caption and lyrics into a song."""
+    from acestep.request import Text2Music
+
+    fields = ctx.meta[FIELDS]
+    request = Text2Music.model_validate(read_fields(fields))
+    make_song(ctx.obj.load_service, request, out, service, output, format_chosen="format" in fields)
+
+
+def run(
+    ctx: typer.Context,
+    *,
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="REQUEST.json|JOBS.jsonl",
+            help="A request, a recipe beside a song, or one request per line.",
+        ),
+    ],
+    out: Out = "outputs",
+    service: ServiceOptions,
+    output: Output,
+) -> None:
+    """Run any request from a JSON file, or many from a JSONL file."""
+    text = read_text("file", "file", file)
+    if file.suffix.lower() == ".jsonl":
+        run_jobs(ctx.obj.load_service, text, out, service, output)
+        return
+    data, is_recipe = request_data(text, str(file))
+    chosen = "format" in data and not is_recipe
+    request = parse(data)
+    make_song(ctx.obj.load_service, request, out, service, output, format_chosen=chosen)
+
+
+def make_song(
+    load_service: LoadService,
+    request: "MusicRequest",
+    out: str,
+    options: ServiceOptions,
+    output: Output,
+    *,
+    format_chosen: bool,
+) -> None:
+    """Render one request, save it and say so."""
+    destination = Destination.parse(out)
+    request = destination.formatted(request, chosen=format_chosen)
+    destination.reserve(request.takes)
+    started = time.perf_counter()
+    with interruptible() as cancel, progress_line() as line:
+        service = load_service(options, line)
+        loaded = time.perf_counter()
+        tracks = service.run(request, line, cancel)
+        files = destination.save(tracks)
+    report = describe(service, tracks, files, loaded - started, time.perf_counter() - started)
+    for sentence in report["warnings"]:
+        output.note(f"Note: {sentence}")
+    output.result(report, summary(report))
+
+
+def run_jobs(
+    load_service: LoadService, text: str, out: str, options: ServiceOptions, output: Output
+) -> None:
+    """Render every line; a line that fails is reported and the others go on."""
+    destination = Destination.parse(out)
+    if destination.is_file:
+        raise InvalidRequest("out", f"Several jobs need a folder: {out} is a file name.")
+    lines = [(n, line) for n, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    if not lines:
+        raise InvalidRequest("file", "The file has no jobs: write one JSON request per line.")
+    jobs: list[dict[str, Any]] = []
+    with interruptible() as cancel, progress_line() as progress:
+        service = load_service(options, progress)
+
+        def job(line: str) -> dict[str, Any]:
+            request = parse(request_data(line, "The line")[0])
+            started = time.perf_counter()
+            tracks = service.run(request, progress, cancel)
+            files = destination.save(tracks)
+            return describe(service, tracks, files, 0.0, time.perf_counter() - started)
+
+        for number, line in lines:
+            ended = attempt(lambda line=line: job(line))
+            progress.close()
+            failed = isinstance(ended, Failure)
+            jobs.append({"line": number, **({"error": asdict(ended)} if failed else ended)})
+            said = ended.message if failed else ", ".join(ended["files"])
+            output.note(f"Line {number}: {said}")
+            if cancel.cancelled:
+                break
+    finish_jobs(jobs, len(lines), output, is_cancelled=cancel.cancelled)
+
+
+def finish_jobs(
+    jobs: list[dict[str, Any]], total: int, output: Output, *, is_cancelled: bool
+) -> None:
+    """Say what became of the jobs, as an exit code too."""
+    codes = [job["error"]["exit_code"] for job in jobs if "error" in job]
+    done = len(jobs) - len(codes)
+    text = f"{done} of {total} jobs done."
+    output.result({"jobs": jobs, "done": done, "failed": len(codes), "total": total}, text)
+    if is_cancelled:
+        raise typer.Exit(INTERRUPTED)
+    if codes:
+        raise typer.Exit(PARTIAL if done else codes[0])
+
+
+def request_data(text: str, where: str) -> tuple[dict[str, Any], bool]:
+    """JSON data of a request, and whether it came from a finished song's recipe.
+
+    Raises:
+        InvalidRequest: this is not a JSON object.
+    """
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InvalidRequest("file", f"{where} is not JSON: {error}.") from None
+    if not isinstance(data, dict):
+        raise InvalidRequest("file", f"{where} is not a request: it must be a JSON object.")
+    is_recipe = "recipe" in data and isinstance(data.get("request"), dict)
+    return (data["request"], True) if is_recipe else (data, False)
+
+
+def parse(data: dict[str, Any]) -> "MusicRequest":
+    from acestep.request import parse_request
+
+    return parse_request(data)
+
+
+def describe(
+    service: Service, tracks: "Sequence[Track]", files: Sequence[Path], loading: float, total: float
+) -> dict[str, Any]:
+    """What `--json` prints for one request; `loading` and `total` are seconds."""
+    first = tracks[0]
+    seconds = {"loading": loading, **first.seconds, "total": total}
+    warnings = dict.fromkeys(sentence for track in tracks for sentence in track.warnings)
+    return {
+        "files": [str(file) for file in files],
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "seed": first.seed,
+        "seeds": [track.seed for track in tracks],
+        "duration": first.duration,
+        "sample_rate": first.sample_rate,
+        "channels": len(first.waveform),
+        "model": service.model,
+        "device": service.device_name,
+        "warnings": list(warnings),
+    }
+
+
+def summary(report: dict[str, Any]) -> str:
+    """The same for people: the files first, because that is what one copies."""
+    lines = [
+        f"{file}  {report['duration']:.1f} s, seed {seed}"
+        for file, seed in zip(report["files"], report["seeds"], strict=True)
+    ]
+    *stages, (_, total) = report["seconds"].items()
+    spent = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in stages)
+    made = f"Made in {total:.1f} s with {report['model']} on {report['device']}"
+    return "\n".join([*lines, f"{made} ({spent})." if spent else f"{made}."])

@@ -1,0 +1,180 @@
+"""`models` and `doctor`: what is on this computer and what could be."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from acestep.cli.options import Device, GroupedCommand, ModelsDir, expanded
+from acestep.cli.page import DEFAULT_HOST, DEFAULT_PORT
+from acestep.cli.terminal import Output, guarded, interruptible, progress_line, size_text
+from acestep.errors import Cancelled, CheckpointError
+
+if TYPE_CHECKING:
+    from acestep.checkpoints import Checkpoints, Installed
+    from acestep.download import DownloadPlan, DownloadProgress
+
+DECLINED = 6  # exit code: the user said no
+CHECK_MARKS = {"ok": "✔", "warn": "!", "fail": "✘"}
+MARKS = {"ready": "✔", "incomplete": "!", "missing": " "}
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A name from `acestep models list`.")]
+
+
+def models() -> typer.Typer:
+    """The `models` group."""
+    app = typer.Typer(
+        name="models",
+        rich_markup_mode=None,
+        no_args_is_help=True,
+        help="List, fetch and check models.",
+    )
+    for name, function in (
+        ("list", list_models),
+        ("download", download),
+        ("verify", verify),
+        ("path", path),
+    ):
+        app.command(name, cls=GroupedCommand)(expanded(guarded(function)))
+    return app
+
+
+def list_models(*, models_dir: ModelsDir = None, output: Output) -> None:
+    """List the models that are here or can be downloaded."""
+    installed = checkpoints(models_dir).installed()
+    rows = [asdict(model) for model in installed]
+    output.result({"models": rows}, "\n".join(table(installed)))
+
+
+def table(installed: "Sequence[Installed]") -> list[str]:
+    """One line per model, then what the marks mean."""
+    from acestep.checkpoints import KIND_NAMES
+
+    width = max(len(model.name) for model in installed)
+    lines = []
+    for model in installed:
+        size = "" if model.size is None else size_text(model.size)
+        kind = KIND_NAMES[model.kind] if model.kind else "unknown"
+        about = model.problems[0] if model.problems else model.description
+        mark = MARKS[model.state]
+        lines.append(f"{mark} {model.name:{width}}  {size:>8}  {kind:18}  {about}".rstrip())
+    return [*lines, "", "✔ is here   ! cannot be used   others: acestep models download NAME"]
+
+
+def download(
+    ctx: typer.Context,
+    *,
+    name: Name,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask. [default: ask]")] = False,
+    models_dir: ModelsDir = None,
+    output: Output,
+) -> None:
+    """Download a model; an interrupted download goes on where it stopped."""
+    from acestep.download import download, plan
+
+    planned = plan(name, checkpoints(models_dir), ctx.obj.hub)
+    for line in plan_lines(planned):
+        output.note(line)
+    if planned.missing and not (yes or agreed()):
+        output.note("Nothing was downloaded.")
+        raise typer.Exit(DECLINED)
+    with interruptible() as cancel, progress_line() as line:
+
+        def report(progress: "DownloadProgress") -> None:
+            if cancel.cancelled:
+                raise Cancelled("Stopped. The next download goes on from here.")
+            done, total = size_text(progress.done), size_text(progress.total)
+            line.show(progress.file, f"{done} of {total}")
+
+        folder = download(planned, report, ctx.obj.hub)
+    data = {"name": name, "folder": folder, "bytes": planned.size}
+    output.result(data, f"{name} is in {folder}, and every file was checked.")
+
+
+def plan_lines(plan: "DownloadPlan") -> list[str]:
+    """What a download will fetch, from where, and whether it fits."""
+    lines = []
+    for model in plan.models:
+        source = "/".join(part for part in (model.repo, model.subfolder) if part)
+        lines.append(f"{source} (commit {model.commit[:12]}) → {model.folder}")
+        for file in model.files:
+            here = "  in the cache" if file.cached else ""
+            if file.present:
+                here = f"  {size_text(file.present)} here already"
+            lines.append(f"  {size_text(file.remote.size):>8}  {file.target.name}{here}")
+    missing, size, free = (size_text(n) for n in (plan.missing, plan.size, plan.free))
+    return [*lines, f"{missing} of {size} to fetch, {free} free on the disk."]
+
+
+def agreed() -> bool:
+    try:
+        return typer.confirm("Download?", default=True, err=True)
+    except typer.Abort:  # nobody is there to answer
+        typer.echo("\nAdd --yes to download without being asked.", err=True)
+        return False
+
+
+def verify(
+    *,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Which. [default: all here]")
+    ] = None,
+    models_dir: ModelsDir = None,
+    output: Output,
+) -> None:
+    """Read every file of models again and compare it with its checksum."""
+    from acestep import download
+
+    places = checkpoints(models_dir)
+    folders = [places.find(name) or places.resolve(name) for name in names or ()]
+    if not names:
+        folders = [model.folder for model in places.installed() if model.folder is not None]
+    checked: list[dict[str, Any]] = []
+    with progress_line() as line:
+        for folder in folders:
+            wrong = download.verify(folder, places, lambda p: line.show(p.file, size_text(p.done)))
+            checked.append({"name": folder.name, "folder": folder, "problems": wrong})
+    lines = [
+        f"! {model['name']}: {' '.join(model['problems'])}"
+        if model["problems"]
+        else f"✔ {model['name']}"
+        for model in checked
+    ]
+    output.result({"models": checked}, "\n".join(lines) or "No model is here.")
+    if any(model["problems"] for model in checked):
+        raise typer.Exit(CheckpointError.exit_code)
+
+
+def path(*, name: Name, models_dir: ModelsDir = None, output: Output) -> None:
+    """Print the folder of a model."""
+    folder = checkpoints(models_dir).resolve(name)
+    output.result({"name": name, "folder": folder}, str(folder))
+
+
+def checkpoints(root: Path | None) -> "Checkpoints":
+    from acestep.checkpoints import Checkpoints
+
+    return Checkpoints(root)
+
+
+def doctor(
+    *,
+    device: Device = "auto",
+    models_dir: ModelsDir = None,
+    output: Output,
+) -> None:
+    """Look at everything a song needs here, and say what to do about what lacks."""
+    from acestep.doctor import examine
+
+    checks = examine(checkpoints(models_dir), device=device, host=DEFAULT_HOST, port=DEFAULT_PORT)
+    width = max(len(check.name) for check in checks)
+    lines = []
+    for check in checks:
+        lines.append(f"{CHECK_MARKS[check.status]} {check.name:{width}}  {check.detail}")
+        if check.advice:
+            lines.append(f"  {'':{width}}  → {check.advice}")
+    output.result({"checks": [asdict(check) for check in checks]}, "\n".join(lines))
+    if any(check.status == "fail" for check in checks):
+        raise typer.Exit(CheckpointError.exit_code)

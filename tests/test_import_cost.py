@@ -1,0 +1,51 @@
+"""What is not paid for until it is used: torch, Gradio and the hub take seconds to import."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {"torch", "gradio", "transformers", "huggingface_hub", "numpy", "diffusers", "rich"}
+MAIN = "from acestep.cli import main; main()"
+# Last on stdout, whatever ended the program: processor seconds, and the modules it imported.
+REPORT = """
+import atexit, sys, time
+atexit.register(lambda: print(time.process_time(), *sys.modules))
+"""
+
+
+def measure(statement: str, *arguments: str) -> tuple[float, set[str]]:
+    """Processor seconds of a fresh interpreter (the machine may be busy), and what it imported."""
+    done = subprocess.run(
+        [sys.executable, "-c", REPORT + statement, *arguments], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    seconds, *modules = done.stdout.splitlines()[-1].split()
+    return float(seconds), HEAVY.intersection(modules)
+
+
+def best_of_three(statement: str, *arguments: str) -> float:
+    return min(measure(statement, *arguments)[0] for _ in range(3))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["version"], ["generate", "--help"], ["ui", "--help"], ["models", "--help"]],
+    ids=" ".join,
+)
+def test_what_only_informs_imports_nothing_heavy(arguments: list[str]) -> None:
+    assert measure(MAIN, *arguments)[1] == set()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["version"]], ids=" ".join)
+def test_help_and_version_answer_within_half_a_second(arguments: list[str]) -> None:
+    assert best_of_three(MAIN, *arguments) < 0.5
+
+
+def test_importing_the_package_costs_next_to_nothing() -> None:
+    assert measure("import acestep")[1] == set()
+    assert best_of_three("import acestep") - best_of_three("pass") < 0.1
+
+
+def test_a_request_needs_no_torch() -> None:
+    assert measure("import acestep; acestep.Text2Music(caption='x')")[1] == set()
