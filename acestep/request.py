@@ -42,6 +42,7 @@ MAX_SEED = 2**32 - 1
 MIN_DURATION, MAX_DURATION = 10.0, 600.0  # seconds
 CODE_RATE = 5  # planner codes per second
 CODEBOOK_SIZE = 64_000
+MAX_TAKES = 8
 
 AudioFormat = Literal["flac", "wav", "wav24", "wav32", "mp3", "ogg", "opus"]
 Solver = Literal["euler", "heun", "sde"]
@@ -119,11 +120,28 @@ def _seed(value: object) -> object:
     return None if value in (-1, "-1", "") else value
 
 
+def _timesteps(value: object) -> object:
+    """Lists that end at 0 and lists that end before it mean the same: the run ends at 0."""
+    if not isinstance(value, list | tuple):
+        return value or None
+    times = list(value)
+    while times and times[-1] == 0:
+        times.pop()
+    return times or None
+
+
 def _file(value: object) -> object:
     return None if value == "" else value
 
 
+def _rows(value: object) -> object:
+    """One row may be written without the brackets around it."""
+    is_row = isinstance(value, list | tuple) and value and isinstance(value[0], int)
+    return [value] if is_row else value
+
+
 Text = Annotated[str, BeforeValidator(_text)]
+CodeRow = tuple[Annotated[int, Field(ge=0, lt=CODEBOOK_SIZE)], ...]
 File = Annotated[Path, BeforeValidator(_file)]
 
 
@@ -144,21 +162,25 @@ class Plan(Schema):
     vocal_language: Annotated[str | None, BeforeValidator(_language)] = setting(
         None, "plan", "Vocal Language", "Language of the voice."
     )
-    codes: tuple[Annotated[int, Field(ge=0, lt=CODEBOOK_SIZE)], ...] = setting(
+    codes: Annotated[tuple[CodeRow, ...], BeforeValidator(_rows)] = setting(
         (),
         "plan",
         "Codes",
-        "Audio codes, five per second.",
-        max_length=int(MAX_DURATION) * CODE_RATE,
+        "Audio codes, five per second: one row per take, or one row for all takes.",
+        max_length=MAX_TAKES,
     )
 
     @model_validator(mode="after")
-    def _long_enough(self) -> Self:
-        if 0 < len(self.codes) < MIN_DURATION * CODE_RATE:
+    def _whole_song(self) -> Self:
+        lengths = {len(row) for row in self.codes}
+        shortest, longest = (int(s * CODE_RATE) for s in (MIN_DURATION, MAX_DURATION))
+        if len(lengths) > 1:
+            raise InvalidRequest("codes", "All rows of a plan's codes must have the same length.")
+        if lengths and not shortest <= (count := lengths.pop()) <= longest:
             raise InvalidRequest(
                 "codes",
-                f"A plan's codes must last at least {MIN_DURATION:g} s, "
-                f"which is {MIN_DURATION * CODE_RATE:g} codes (you gave {len(self.codes)}).",
+                f"A plan's codes must last {MIN_DURATION:g} to {MAX_DURATION:g} s, which is "
+                f"{shortest} to {longest} codes (you gave {count}).",
             )
         return self
 
@@ -225,9 +247,11 @@ class MusicRequest(Schema):
     shift: float | None = setting(
         None, "rendering", "Shift", "Spends more of the steps near the noise.", ge=1.0, le=5.0
     )
-    timesteps: tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...] | None = setting(
+    timesteps: Annotated[
+        tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...] | None, BeforeValidator(_timesteps)
+    ] = setting(
         None, "rendering", "Timesteps", "Falling times from 1 (noise); replaces steps and shift.",
-        min_length=1, max_length=200,
+        max_length=200,
     )  # fmt: skip
     guidance_scale: float | None = setting(
         None, "rendering", "Guidance Scale",
@@ -260,7 +284,12 @@ class MusicRequest(Schema):
         ge=0, le=MAX_SEED,
     )  # fmt: skip
     takes: int = setting(
-        1, "rendering", "Takes", "Versions rendered together, each with its own seed.", ge=1, le=8
+        1,
+        "rendering",
+        "Takes",
+        "Versions rendered together, each with its own seed.",
+        ge=1,
+        le=MAX_TAKES,
     )
     normalize: bool = setting(
         True, "output", "Normalize", "Bring the loudest sample to the peak level."
@@ -292,6 +321,12 @@ class MusicRequest(Schema):
                 "guidance_start",
                 f"Guidance Start ({self.guidance_start:g}) must not be above "
                 f"Guidance End ({self.guidance_end:g}).",
+            )
+        if self.plan is not None and len(self.plan.codes) not in (0, 1, self.takes):
+            raise InvalidRequest(
+                "plan",
+                f"The plan has {len(self.plan.codes)} rows of codes for {self.takes} takes: "
+                "give one row, or one for each.",
             )
         if self.timesteps and any(b >= a for a, b in pairwise(self.timesteps)):
             raise InvalidRequest("timesteps", "Timesteps must fall from one to the next.")
@@ -345,7 +380,7 @@ class MusicRequest(Schema):
     def _length(self, preset: Preset) -> float:
         """Codes decide the length when there are any: each is a fifth of a second of music."""
         if self.plan is not None and self.plan.codes:
-            return len(self.plan.codes) / CODE_RATE
+            return len(self.plan.codes[0]) / CODE_RATE
         planned = self.plan.duration if self.plan is not None else None
         return self.duration or planned or preset.duration
 

@@ -29,7 +29,7 @@ def test_metadata_nobody_knows_is_written_as_not_available() -> None:
 
 
 def test_with_codes_the_instruction_and_the_caption_are_the_plans() -> None:
-    plan = Plan(caption="a dusty loop", codes=(1,) * 50)
+    plan = Plan(caption="a dusty loop", codes=((1,) * 50,))
     prompt = caption_prompt(Text2Music(caption="lo-fi", plan=plan))
     assert prompt.startswith(
         "# Instruction\nGenerate audio semantic tokens based on the given conditions:\n\n"

@@ -109,6 +109,12 @@ def test_keys_languages_and_time_signatures_have_one_spelling(
     assert (request.key_scale, request.time_signature) == (key, 3)
 
 
+def test_timesteps_may_end_at_zero_or_before_it() -> None:
+    ended, open_ended = (Text2Music(caption="a", timesteps=t) for t in ((1, 0.5, 0), (1, 0.5)))
+    assert ended.timesteps == open_ended.timesteps == (1.0, 0.5)
+    assert Text2Music(caption="a", timesteps=()).timesteps is None
+
+
 def test_control_characters_and_decomposed_accents_are_cleaned() -> None:
     request = Text2Music(caption="cafe\u0301\x00 jazz\r\n")
     assert request.caption == "café jazz"
@@ -133,7 +139,7 @@ def test_resolving_changes_nothing_the_user_chose() -> None:
 
 
 def test_a_plan_fills_what_the_user_left_open_and_codes_set_the_length() -> None:
-    plan = Plan(bpm=120, key_scale="C major", vocal_language="no", codes=tuple(range(60)))
+    plan = Plan(bpm=120, key_scale="C major", vocal_language="no", codes=(tuple(range(60)),))
     resolved = Text2Music(caption="lo-fi", plan=plan).resolve(TURBO, has_planner=False)
     assert (resolved.bpm, resolved.key_scale, resolved.vocal_language) == (120, "C major", "no")
     assert resolved.duration == 60 / CODE_RATE
@@ -156,8 +162,20 @@ def test_what_a_turbo_checkpoint_cannot_do_is_refused_not_clamped(
 
 
 def test_a_plan_of_a_few_codes_is_too_short_for_a_song() -> None:
-    with pytest.raises(InvalidRequest, match="at least 10 s, which is 50 codes"):
-        Plan(codes=(1, 2, 3))
+    with pytest.raises(InvalidRequest, match="10 to 600 s, which is 50 to 3000 codes"):
+        Plan(codes=((1, 2, 3),))
+
+
+def test_a_plan_has_one_row_of_codes_for_all_takes_or_one_for_each() -> None:
+    row = (7,) * 50
+    assert parse_request({"caption": "a", "plan": {"codes": list(row)}, "takes": 3}).plan == Plan(
+        codes=(row,)
+    )
+    assert Text2Music(caption="a", plan=Plan(codes=(row, row)), takes=2).takes == 2
+    with pytest.raises(InvalidRequest, match="2 rows of codes for 3 takes"):
+        Text2Music(caption="a", plan=Plan(codes=(row, row)), takes=3)
+    with pytest.raises(InvalidRequest, match="same length"):
+        Plan(codes=(row, row[:-1] * 2))
 
 
 @pytest.mark.parametrize("request_class", [Text2Music, Repaint, Cover])
@@ -175,7 +193,7 @@ def test_field_facts_reach_sliders_and_help() -> None:
 
 
 def test_a_resolved_request_survives_json() -> None:
-    plan = Plan(caption="a: 'quoted'\ncaption", codes=(0, 63_999) * 25)
+    plan = Plan(caption="a: 'quoted'\ncaption", codes=((0, 63_999) * 25,))
     resolved = Text2Music(caption="日本語", lyrics="[Verse]\nlá", plan=plan).resolve(
         TURBO, has_planner=False
     )

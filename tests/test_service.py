@@ -84,7 +84,7 @@ def test_guidance_changes_base_and_its_interval_is_obeyed(base: MusicService) ->
 
 
 def test_codes_steer_the_sound_and_set_its_length(turbo: MusicService) -> None:
-    plans = [Plan(codes=tuple(range(first, first + 55))) for first in (0, 30_000)]
+    plans = [Plan(codes=(tuple(range(first, first + 55)),)) for first in (0, 30_000)]
     one, other = (turbo.run(request(plan=plan.model_dump()))[0] for plan in plans)
     assert one.duration == other.duration == 11.0
     assert not same(one, other)

@@ -21,7 +21,7 @@ PLAN = Plan(
     key_scale="G major",
     vocal_language="no",
     time_signature=4,
-    codes=(5,) * 100,
+    codes=((5,) * 100,),
 )
 BLOCK = (
     "<think>\nbpm: 73\ncaption: 'Warm lo-fi, vinyl: crackle'\nduration: 20\n"
