@@ -10,7 +10,7 @@ import json
 import re
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from acestep.errors import CheckpointError, ModelMissing
 from acestep.request import Preset
+from acestep.weights import MAX_HEADER, stored_tensors
 
 Kind = Literal["dit", "lm", "vae", "text_encoder"]
 State = Literal["ready", "incomplete", "missing"]
@@ -46,7 +47,6 @@ OWN_FOLDERS: Mapping[str, tuple[str, ...]] = {
     "text_encoder": ("text_encoder", "Qwen3-Embedding-0.6B"),
 }
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-MAX_HEADER_BYTES = 100_000_000  # the safetensors format's own limit
 FINGERPRINT_BLOCKS = 64
 FINGERPRINT_BLOCK_BYTES = 4096
 
@@ -416,7 +416,11 @@ def problems(folder: Path, kind: Kind | None) -> list[str]:
         return [f"{CONFIG_FILE} is not a JSON object."]
     if kind is None:
         return [f"{CONFIG_FILE} is of no network this program knows."]
-    found = [wrong for wrong in _weight_problems(folder, STEMS[kind]) if wrong]
+    found = []
+    try:
+        stored_tensors(folder, STEMS[kind])
+    except CheckpointError as error:
+        found.append(str(error).replace(str(folder / "_")[:-1], ""))  # the folder is known
     if kind == "dit" and not (folder / SILENCE_FILE).is_file():
         found.append(f"{SILENCE_FILE} is missing.")
     if kind in ("lm", "text_encoder") and not (folder / "tokenizer.json").is_file():
@@ -439,63 +443,12 @@ def fingerprint(folder: Path) -> str:
         with path.open("rb") as file:
             prefix = file.read(8)
             length = int.from_bytes(prefix, "little")
-            digest.update(prefix + file.read(min(length, MAX_HEADER_BYTES)))
+            digest.update(prefix + file.read(min(length, MAX_HEADER)))
             last = max(0, size - FINGERPRINT_BLOCK_BYTES)
             for block in range(FINGERPRINT_BLOCKS):
                 file.seek(last * block // (FINGERPRINT_BLOCKS - 1))
                 digest.update(file.read(FINGERPRINT_BLOCK_BYTES))
     return digest.hexdigest()
-
-
-def header_problem(path: Path) -> str | None:
-    """What is wrong with a safetensors file, judged by its first bytes and its length.
-
-    Enough to tell a finished download from a broken one; loading looks at every tensor's entry.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        table = file.read(length) if length <= min(MAX_HEADER_BYTES, size) else b""
-    # Pickles, web pages and Git LFS pointers do not begin with the length of a JSON table.
-    if not table.startswith(b"{"):
-        return f"{path.name} is not a safetensors file."
-    try:
-        tensors = json.loads(table)
-        tensors.pop("__metadata__", None)
-        needed = 8 + length + max((t["data_offsets"][1] for t in tensors.values()), default=0)
-    except (ValueError, LookupError, TypeError, RecursionError):
-        return f"{path.name} has a damaged header."
-    if size != needed:
-        return f"{path.name} has {size:,} bytes, but should have {needed:,}."
-    return None
-
-
-def _weight_problems(folder: Path, stem: str) -> Iterator[str | None]:
-    single = folder / f"{stem}.safetensors"
-    index = folder / f"{stem}.safetensors.index.json"
-    if single.is_file():
-        yield header_problem(single)
-    elif index.is_file():
-        yield from _shard_problems(index)
-    elif pickles := sorted(p for p in folder.glob("*model*") if p.suffix in PICKLE_SUFFIXES):
-        yield f"{pickles[0].name} is a pickle; only safetensors weights are loaded."
-    else:
-        yield f"{single.name} is missing."
-
-
-def _shard_problems(index: Path) -> Iterator[str | None]:
-    try:
-        shards = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-        outside = any(Path(shard).name != shard for shard in shards)
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        yield f"{index.name} is damaged."
-        return
-    if outside:
-        yield f"{index.name} names files outside its folder."
-        return
-    for shard in shards:
-        path = index.parent / shard
-        yield header_problem(path) if path.is_file() else f"{shard} is missing."
 
 
 def _kind_from_config(folder: Path) -> Kind | None:

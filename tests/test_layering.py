@@ -13,14 +13,14 @@ PACKAGE = Path(__file__).parent.parent / "acestep"
 
 LEAVES = {
     "errors", "types", "schema", "request", "seeds", "progress",
-    "audio", "containers", "health", "naming", "recipe",
+    "audio", "containers", "health", "naming", "recipe", "weights",
 }  # fmt: skip
 ALLOWED = {
-    "models": {"models", "errors", "types"},
+    "models": {"models", "errors", "types", "weights"},
     "diffusion": {"diffusion", "types", "seeds", "request"},
     "planner": {"planner", "models", "errors", "types", "schema", "request", "seeds", "progress"},
     "runtime": {"runtime", "models", "errors"},
-    "checkpoints": {"errors", "request"},
+    "checkpoints": {"errors", "request", "weights"},
     "download": {"checkpoints", "errors"},
     "doctor": {"checkpoints", "runtime", "audio", "errors"},
     "conditioning": LEAVES,

@@ -1,0 +1,153 @@
+"""What a folder's safetensors files hold, read from their headers alone.
+
+No weight is touched, so a damaged, foreign or cut-off file is refused in milliseconds, with one
+sentence that names it. Format: an 8-byte length, a JSON table of tensors, then their numbers.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from acestep.errors import CheckpointError
+
+FLOATS = {"F32": 4, "F16": 2, "BF16": 2}  # bytes per number
+MAX_HEADER = 100_000_000  # bytes; the safetensors format's own limit
+ARCHIVE = b"PK\x03\x04"  # what `torch.save` writes: a zip file
+FOREIGN = {  # what other files begin with
+    ARCHIVE: "a pickle archive, which could run code and is never opened",
+    b"\x80": "a pickle file, which could run code and is never opened",
+    b"<": "a web page, so the download went wrong",
+    b"version https://git-lfs": "a Git LFS pointer, not the file it points to",
+    b"GGUF": "a GGUF file",
+}
+
+
+class Stored(NamedTuple):
+    """Where one tensor lies and what its header says about it."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def stored_tensors(folder: Path, stem: str) -> dict[str, Stored]:
+    """Every tensor of `stem`.safetensors, or of the shards that its index names.
+
+    Raises:
+        CheckpointError: no weights, not safetensors, damaged, or not all there.
+    """
+    single = folder / f"{stem}.safetensors"
+    index = folder / f"{stem}.safetensors.index.json"
+    if single.exists():
+        return _header(single)
+    if index.exists():
+        return _sharded(index)
+    if other := _pickled(folder):
+        raise CheckpointError(
+            f"{folder} has no {single.name}, only {other.name}, a pickle file, which could run "
+            "code and is never opened."
+        )
+    raise CheckpointError(f"{single} is missing: the folder is not a complete model.")
+
+
+def _pickled(folder: Path) -> Path | None:
+    kinds = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+    found = (path for path in folder.glob("*") if path.suffix in kinds)
+    return next((path for path in sorted(found) if path.stem != "silence_latent"), None)
+
+
+def _sharded(index: Path) -> dict[str, Stored]:
+    try:
+        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        shards = sorted(set(places.values()))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{index} is not an index of safetensors files.") from error
+    stored = {}
+    for shard in shards:
+        if not isinstance(shard, str) or Path(shard).name != shard:
+            raise CheckpointError(f"{index} points outside its folder ({shard!r}).")
+        if not (index.parent / shard).is_file():
+            raise CheckpointError(
+                f"{index.parent / shard} is missing: it is one of {len(shards)} files that "
+                "hold the weights."
+            )
+        stored |= _header(index.parent / shard)
+    for key, shard in places.items():
+        if key not in stored or stored[key].file.name != shard:
+            raise CheckpointError(
+                f"{index.parent / shard} does not hold '{key}', as {index.name} says."
+            )
+    return stored
+
+
+def _header(path: Path) -> dict[str, Stored]:
+    """The tensors of a safetensors file, which begins with the length of a JSON table of them."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(32)
+            length = int.from_bytes(start[:8], "little")
+            # A pickle's first bytes can be the length of a good table, but no table follows them.
+            is_table = start[8:9] == b"{" and length <= MAX_HEADER
+            file.seek(8)
+            table = file.read(length) if is_table else b""
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}).") from error
+    if not is_table:
+        raise CheckpointError(f"{path} is {_kind(start)}; a safetensors file is needed.")
+    if len(table) < length:
+        raise _cut_off(path, size, 8 + length)
+    return _tensors(path, table, size)
+
+
+def _kind(start: bytes) -> str:
+    """What a file that is not safetensors seems to be."""
+    if len(start) <= 8:
+        return "empty"
+    return next((kind for mark, kind in FOREIGN.items() if start.startswith(mark)), "damaged")
+
+
+def _tensors(path: Path, table: bytes, size: int) -> dict[str, Stored]:
+    try:
+        entries = json.loads(table, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged: its header cannot be read.") from error
+    entries.pop("__metadata__", None)
+    stored = {}
+    needed = 8 + len(table)
+    for key, entry in entries.items():
+        try:
+            dtype, shape = entry["dtype"], tuple(entry["shape"])
+            begin, end = entry["data_offsets"]
+            expected = math.prod(shape) * FLOATS.get(dtype, 0)
+            sound = 0 <= begin <= end and all(type(n) is int and n >= 0 for n in shape)
+        except (LookupError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{path} is damaged: its header misdescribes '{key}'.") from error
+        if dtype not in FLOATS:
+            raise CheckpointError(
+                f"{path}: '{key}' is stored as {dtype}; only {', '.join(FLOATS)} are read."
+            )
+        if not sound or end - begin != expected:
+            raise CheckpointError(f"{path} is damaged: its header misdescribes '{key}'.")
+        stored[key] = Stored(path, dtype, shape)
+        needed = max(needed, 8 + len(table) + end)
+    if needed > size:
+        raise _cut_off(path, size, needed)
+    if needed < size:
+        raise CheckpointError(f"{path} is damaged: {size - needed:,} bytes follow its tensors.")
+    return stored
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """JSON keeps the last of two equal keys; in a header that hides a tensor."""
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        raise ValueError("a key is there twice")
+    return table
+
+
+def _cut_off(path: Path, size: int, needed: int) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is cut off: {size:,} bytes of {needed:,} are there. Download it again."
+    )
