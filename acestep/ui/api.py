@@ -1,0 +1,84 @@
+"""The page's one public endpoint, `/generate`: a request as JSON, finished files and recipes back.
+
+from gradio_client import Client
+
+client = Client("http://127.0.0.1:7860")
+takes = client.predict({"caption": "warm lo-fi beat", "duration": 20}, api_name="/generate")
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.events import api as add_endpoint
+
+from acestep.errors import InvalidRequest
+from acestep.request import MusicRequest, parse_request
+from acestep.ui.boundary import bounded
+from acestep.ui.worker import SavedTake, Worker
+
+POLL_SECONDS = 0.1
+UPLOADED = ("reference_audio", "source_audio")
+
+
+def expose(worker: Worker) -> None:
+    """Add the endpoint to the current page."""
+
+    def generate(request: dict[str, Any]) -> Iterator[list[dict[str, Any]]]:
+        """Make music from a request: the fields of Text2Music as JSON; all but caption may be left
+        out. Upload reference_audio with gradio_client.handle_file. Returns one entry per take:
+        file, recipe, take, seed, duration, seconds and warnings."""
+        run = worker.submit(read(request))
+        try:
+            while not run.wait(POLL_SECONDS):
+                yield []
+        finally:  # the caller went away or cancelled the job: nobody else holds this run
+            run.cancel()
+        yield [_entry(take) for take in run.takes()]
+
+    add_endpoint(
+        bounded(generate),
+        api_name="generate",
+        concurrency_limit=1,
+        concurrency_id="gpu",
+    )
+
+
+def read(data: object) -> MusicRequest:
+    """A request from a caller elsewhere, who may name uploads but no files of this computer.
+
+    Raises:
+        InvalidRequest: with one sentence.
+    """
+    if not isinstance(data, Mapping):
+        raise InvalidRequest("", "A request is a JSON object, such as {'caption': 'lo-fi beat'}.")
+    return parse_request(
+        {**data, **{name: _uploaded(name, data.get(name)) for name in UPLOADED if name in data}}
+    )
+
+
+def _uploaded(name: str, value: object) -> str | None:
+    """The path of an upload. Gradio has checked that a value marked as a file was uploaded."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, Mapping) and value.get("meta") == {"_type": "gradio.FileData"}:
+        return str(value["path"])
+    title = name.replace("_", " ").title()
+    raise InvalidRequest(name, f"{title} must be uploaded: use gradio_client.handle_file(path).")
+
+
+def _entry(take: SavedTake) -> dict[str, Any]:
+    return {
+        "file": _file(take.path),
+        "recipe": dict(take.recipe),
+        "take": take.take,
+        "seed": take.seed,
+        "duration": take.duration,
+        "seconds": dict(take.seconds),
+        "warnings": list(take.warnings),
+    }
+
+
+def _file(path: Path) -> dict[str, Any]:
+    return gr.FileData(path=str(path), orig_name=path.name).model_dump()

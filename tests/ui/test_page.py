@@ -1,0 +1,294 @@
+"""The real page around a fake service: driven through gradio_client and plain HTTP."""
+
+import json
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import soundfile
+from conftest import OpenPage
+from fake_service import BASE, FakeService
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from loops import in_loop
+
+from acestep.errors import InvalidRequest, ModelMissing, PortBusy, Unavailable
+from acestep.request import Text2Music
+from acestep.ui import api
+from acestep.ui.app import DEFAULT_PORT, RunningPage, build
+
+SOON = 30.0
+
+# Gradio's queue sets a pandas option that pandas 3 has deprecated, on the server's thread.
+pytestmark = pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting':DeprecationWarning")
+
+
+@pytest.fixture
+def client(open_page: OpenPage, tmp_path: Path) -> Client:
+    return client_of(open_page(FakeService()), tmp_path)
+
+
+def client_of(page: RunningPage, tmp_path: Path) -> Client:
+    return in_loop(
+        lambda: Client(
+            page.url, verbose=False, analytics_enabled=False, download_files=tmp_path / "fetched"
+        )
+    )
+
+
+def get(page: RunningPage, path: str, **headers: str) -> httpx.Response:
+    return httpx.get(f"{page.url.rstrip('/')}/{path}", headers=headers)
+
+
+def config(page: RunningPage) -> dict[str, Any]:
+    return get(page, "config").json()
+
+
+def test_importing_the_page_imports_no_torch() -> None:
+    code = "import sys, acestep.ui.app; print('torch' in sys.modules, 'gradio' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]
+
+
+def test_a_request_comes_back_as_a_file_with_its_recipe(client: Client) -> None:
+    (take,) = client.predict({"caption": "lo-fi", "duration": 11, "seed": 5}, api_name="/generate")
+    sound = soundfile.info(take["file"])
+    assert (sound.samplerate, sound.channels, sound.frames) == (48_000, 2, 11 * 48_000)
+    assert (take["seed"], take["duration"], take["take"]) == (5, 11, 0)
+    assert take["recipe"]["request"]["caption"] == "lo-fi"
+    assert take["seconds"]["rendering"] > 0
+
+
+@pytest.mark.parametrize(
+    ("request_", "sentence"),
+    [
+        ({"caption": "x", "bpm": 12}, "BPM must be a whole number from 30 to 300 (you gave 12)."),
+        ({"caption": {"a": 1}}, "Music Caption must be text (you gave {'a': 1})."),
+        ({}, "Describe the music you want, or write lyrics."),
+        ({"caption": "x", "bmp": 90}, "There is no field 'bmp'. Did you mean 'bpm'?"),
+        ({"caption": "x", "task": "dance"}, "Task must be one of"),
+        ({"caption": "x", "reference_audio": "/etc/passwd"}, "Reference Audio must be uploaded"),
+        ("lo-fi", "A request is a JSON object"),
+    ],
+)
+def test_a_bad_request_ends_in_its_sentence(
+    client: Client, request_: object, sentence: str
+) -> None:
+    with pytest.raises(AppError, match=re.escape(sentence)):
+        client.predict(request_, api_name="/generate")
+
+
+def raw_call(page: RunningPage, request_json: str) -> str:
+    """What the endpoint answers to JSON that gradio_client would not send."""
+    call = f"{page.url}gradio_api/call/generate"
+    headers = {"content-type": "application/json"}
+    event = httpx.post(call, content=f'{{"data": [{request_json}]}}', headers=headers).json()
+    return httpx.get(f"{call}/{event['event_id']}", timeout=SOON).text
+
+
+def test_infinity_in_raw_json_ends_in_the_same_sentence(open_page: OpenPage) -> None:
+    answer = raw_call(open_page(), '{"caption": "x", "duration": 1e999}')
+    assert "Audio Duration must be a number from 10 to 600 s (you gave inf)." in answer
+
+
+def test_an_uploaded_reference_reaches_the_service(open_page: OpenPage, tmp_path: Path) -> None:
+    service = FakeService()
+    voice = FakeService().run(Text2Music(caption="x", duration=10))[0].save_in(tmp_path / "in")
+    request = {"caption": "x", "duration": 10, "reference_audio": handle_file(str(voice))}
+    client_of(open_page(service), tmp_path).predict(request, api_name="/generate")
+    reference = service.requests[0].reference_audio
+    assert reference is not None and reference != voice
+    assert soundfile.info(reference).frames == 10 * 48_000
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "/etc/passwd",
+        {"path": "/etc/passwd"},
+        {"path": "/etc/passwd", "meta": {"_type": "other"}},
+        ["/etc/passwd"],
+        7,
+    ],
+)
+def test_a_file_of_this_computer_cannot_be_named(value: object) -> None:
+    with pytest.raises(InvalidRequest, match="must be uploaded"):
+        api.read({"caption": "x", "reference_audio": value})
+
+
+def test_a_file_marked_as_uploaded_that_was_not_is_refused(
+    open_page: OpenPage, tmp_path: Path
+) -> None:
+    service = FakeService()
+    own = tmp_path / "private.wav"
+    own.write_bytes(b"RIFF")
+    forged = {"path": str(own), "meta": {"_type": "gradio.FileData"}}
+    request = json.dumps({"caption": "x", "reference_audio": forged})
+    assert "it was not uploaded by a user" in raw_call(open_page(service), request)
+    assert service.requests == []
+
+
+def test_cancelling_the_job_stops_the_run_and_the_next_one_works(
+    open_page: OpenPage, tmp_path: Path
+) -> None:
+    service = FakeService(step_seconds=0.2)
+    page = open_page(service)
+    client = client_of(page, tmp_path)
+    job = client.submit({"caption": "x", "steps": 20}, api_name="/generate")
+    deadline = time.monotonic() + SOON
+    while not service.requests and time.monotonic() < deadline:
+        time.sleep(0.05)
+    job.cancel()
+    began = time.monotonic()
+    service.step_seconds = 0.01
+    assert len(client.predict({"caption": "x", "duration": 10}, api_name="/generate")) == 1
+    assert time.monotonic() - began < 3.5  # the cancelled run alone had 4 s to go
+    assert len(list((tmp_path / "songs").glob("*.flac"))) == 1
+
+
+def test_only_the_documented_endpoint_is_public(open_page: OpenPage) -> None:
+    info = get(open_page(), "gradio_api/info").json()
+    assert list(info["named_endpoints"]) == ["/generate"]
+    assert info["unnamed_endpoints"] == {}
+    assert "Text2Music" in json.dumps(info["named_endpoints"]["/generate"])
+
+
+def test_everything_a_person_reads_is_there(open_page: OpenPage) -> None:
+    parts = config(open_page())["components"]
+    labels = {str(part["props"].get("label")) for part in parts}
+    assert {field.title for name, field in Text2Music.model_fields.items() if field.title} - {
+        "Plan"
+    } <= labels
+    ids = {part["props"].get("elem_id") for part in parts}
+    assert {"caption", "lyrics", "generate", "cancel", "think", "lm-temperature"} <= ids
+    values = [str(part["props"].get("value")) for part in parts]
+    assert sum(value.count("<h1") + value.startswith("# ") for value in values) == 1
+
+
+def test_the_page_asks_for_nothing_elsewhere_and_keeps_its_doors_shut(open_page: OpenPage) -> None:
+    page = open_page()
+    settings = config(page)
+    assert settings["analytics_enabled"] is False
+    assert settings["footer_links"] == ["api", "settings"]
+    assert settings["max_file_size"] == 256 * 2**20
+    assert get(page, "monitoring").status_code in (403, 404)
+    assert get(page, "gradio_api/file=/etc/passwd").status_code in (403, 404)
+
+
+def test_a_foreign_host_or_origin_is_refused_by_the_whole_page(open_page: OpenPage) -> None:
+    page = open_page()
+    assert get(page, "config", host="evil.example").status_code == 400
+    upload = httpx.post(
+        f"{page.url}gradio_api/upload",
+        files={"files": ("x.wav", b"RIFF")},
+        headers={"origin": "https://evil.example"},
+    )
+    assert upload.status_code == 403
+    assert get(page, "").status_code == 200
+
+
+def test_the_status_says_loading_then_what_is_ready(open_page: OpenPage) -> None:
+    gate = threading.Event()
+
+    def load() -> FakeService:
+        gate.wait(SOON)
+        return FakeService()
+
+    page = open_page(load_service=load)
+    status = next(c for c in config(page)["components"] if c["props"].get("elem_id") == "status")
+    assert "Loading the model" in status["props"]["value"]
+    loading = opened(page)
+    assert "Loading the model" in said(next(loading))
+    gate.set()
+    assert "Ready · acestep-v15-nano-turbo · CPU" in said(next(loading))
+
+
+def test_a_model_that_is_missing_is_said_where_the_status_is(open_page: OpenPage) -> None:
+    def load() -> FakeService:
+        raise ModelMissing("acestep-v15-turbo is not on this computer.")
+
+    updates = list(opened(open_page(load_service=load)))
+    assert "Not ready. acestep-v15-turbo is not on this computer." in said(updates[-1])
+
+
+def test_the_planners_controls_appear_with_a_planner(open_page: OpenPage) -> None:
+    shown = list(opened(open_page(FakeService(preset=BASE, has_planner=True))))[-1]
+    accordion = next(part for part in shown if getattr(part, "elem_id", "") == "planner")
+    assert shown[accordion]["visible"] is True
+    hidden = list(opened(open_page(FakeService())))[-1]
+    accordion = next(part for part in hidden if getattr(part, "elem_id", "") == "planner")
+    assert hidden[accordion]["visible"] is False
+
+
+def opened(page: RunningPage) -> Any:
+    """What the page's opening event yields, without a browser."""
+    events = [fn for fn in page.blocks.fns.values() if fn.name == "show_service"]
+    assert len(events) == 1 and events[0].fn is not None
+    return events[0].fn()
+
+
+def said(updates: dict[Any, Any]) -> str:
+    return next(v for part, v in updates.items() if getattr(part, "elem_id", "") == "status")
+
+
+def test_a_named_port_that_is_taken_is_refused(open_page: OpenPage) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(PortBusy, match=f"Port {port} is in use"):
+            open_page(port=port)
+
+
+def test_without_a_named_port_the_next_free_one_is_taken(open_page: OpenPage) -> None:
+    first, second = open_page(), open_page()
+    ports = [int(page.url.rstrip("/").rpartition(":")[2]) for page in (first, second)]
+    assert DEFAULT_PORT <= ports[0] < ports[1]
+
+
+@pytest.mark.parametrize("options", [{"host": "0.0.0.0"}, {"share": True}])
+def test_a_page_others_can_reach_needs_a_password(
+    open_page: OpenPage, options: dict[str, Any]
+) -> None:
+    with pytest.raises(Unavailable, match="--auth USER:PASSWORD"):
+        open_page(**options)
+
+
+def test_a_password_is_asked_for(open_page: OpenPage) -> None:
+    page = open_page(auth=("me", "secret"))
+    assert get(page, "config").status_code == 401
+    with httpx.Client(base_url=page.url) as browser:
+        wrong = browser.post("login", data={"username": "me", "password": "guess"})
+        assert wrong.status_code == 400
+        right = browser.post("login", data={"username": "me", "password": "secret"})
+        assert right.status_code == 200
+        assert browser.get("config").status_code == 200
+
+
+def test_waiting_ends_when_the_page_is_closed(open_page: OpenPage) -> None:
+    page = open_page()
+    waiting = threading.Thread(target=page.wait)
+    waiting.start()
+    page.close()
+    waiting.join(SOON)
+    assert not waiting.is_alive()
+    with pytest.raises(httpx.ConnectError):
+        get(page, "config")
+
+
+def test_building_alone_loads_nothing(tmp_path: Path) -> None:
+    loads: list[int] = []
+
+    def load() -> FakeService:
+        loads.append(1)
+        return FakeService()
+
+    assert in_loop(lambda: build(load, tmp_path)).title == "ACE-Step 1.5"
+    assert loads == []
