@@ -275,6 +275,21 @@ class Checkpoints:
             text_encoder=self._companion(folder, "text_encoder", text_encoder),
         )
 
+    def planner(self, model: str | Path) -> Path | None:
+        """The 5Hz LM for a DiT, if one is on this computer: of the same family, in the catalogue's
+        order. (The demo's LM writes other codes than the published ones.)
+
+        Raises:
+            ModelMissing, CheckpointError: as `resolve`, of the DiT.
+        """
+        vae, _ = self._companion_names(self.resolve(model, "dit"))
+        is_demo = self.catalogue.models[vae].ships
+        for name, entry in self.catalogue.models.items():
+            folder = self.find(name) if (entry.kind, entry.ships) == ("lm", is_demo) else None
+            if folder is not None and not problems(folder, "lm"):
+                return folder
+        return None
+
     def preset(self, model: str | Path) -> Preset:
         """What a DiT was made for. `is_turbo` in its config.json outweighs the folder's name.
 

@@ -1,4 +1,4 @@
-"""One song, in reading order: texts → condition → context → denoise → decode.
+"""One song, in reading order: plan → condition → context → denoise → decode.
 
 The pipeline decides nothing: every choice is in the resolved request, every weight in the store.
 """
@@ -14,7 +14,7 @@ import torch
 from acestep import audio, conditioning
 from acestep.diffusion import context as contexts
 from acestep.diffusion import guidance, noise, sampler, schedule, wavelet
-from acestep.errors import AudioError
+from acestep.errors import AudioError, InvalidRequest
 from acestep.models.layers import KeysValues
 from acestep.progress import Reporter, Stage
 from acestep.request import MusicRequest, Preset
@@ -25,8 +25,12 @@ from acestep.types import Context, Latents, States, Waveform
 
 @dataclass(frozen=True)
 class Rendering:
-    """What the networks made: a waveform and its latents per take, and seconds per stage."""
+    """What the networks made: a waveform and its latents per take, and seconds per stage.
 
+    `request` is resolved: with its plan it makes this rendering again.
+    """
+
+    request: MusicRequest
     waveform: Waveform  # as decoded: neither normalised nor cut to the sample
     latents: Latents
     seconds: dict[Stage, float]
@@ -36,13 +40,20 @@ class Rendering:
 def generate(
     request: MusicRequest, preset: Preset, store: ModelStore, report: Reporter
 ) -> Rendering:
-    """Render every take of a resolved request.
+    """Render every take of a request that has begun (`MusicRequest.begin`).
 
     Raises:
         AudioError: the reference recording cannot be used.
-        Cancelled: the user stopped the run; noticed at every step and tile.
+        InvalidRequest: the plan has codes that this checkpoint does not know.
+        UnsoundResult: the planner would not end.
+        Cancelled: the user stopped the run; noticed at every token, step and tile.
     """
     seconds: dict[Stage, float] = {}
+    if request.think and request.plan is None:
+        with _timed(seconds, "planning"), store.planner() as planner:
+            plan = planner.plan(request, preset.longest_plan, report)
+        request = request.model_copy(update={"plan": plan})
+    request = request.resolve(preset, has_planner=store.has_planner)
     with _timed(seconds, "conditioning"):
         reference = encode_reference(request, store, report)
         states = encode_condition(request, reference, store, report)
@@ -51,7 +62,7 @@ def generate(
         latents = denoise(request, preset, states, context, store, report)
     with _timed(seconds, "decoding"), store.vae() as vae:
         waveform = vae.decode(latents, on_tile=lambda done, total: report("decoding", done, total))
-    return Rendering(waveform.cpu(), latents.cpu(), seconds)
+    return Rendering(request, waveform.cpu(), latents.cpu(), seconds)
 
 
 def frame_count(request: MusicRequest) -> int:
@@ -105,7 +116,13 @@ def build_context(request: MusicRequest, frames: int, store: ModelStore) -> Cont
     """Source latents and mask for all takes: silence, or what the planner's codes stand for."""
     hints = None
     if request.plan is not None and request.plan.codes:
-        codes = torch.tensor([request.plan.codes], device=store.device)
+        codes = torch.tensor(request.plan.codes, device=store.device)
+        if codes.max() >= store.config.codebook_size:
+            raise InvalidRequest(
+                "plan",
+                f"The plan has the code {codes.max().item()}, but this checkpoint knows "
+                f"{store.config.codebook_size:,}: it was planned for another model.",
+            )
         with store.conditioner() as acestep:
             hints = acestep.detokenizer(acestep.tokenizer.quantizer.decode(codes)).float().cpu()
     return contexts.text2music(store.silence, frames, request.takes, hints)

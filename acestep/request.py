@@ -62,6 +62,7 @@ class Preset(BaseModel):
     guidance_scale: float
     is_turbo: bool
     duration: float  # seconds, when nobody chose one
+    longest_plan: float = MAX_DURATION  # seconds; the planner never chooses more by itself
 
 
 def _text(value: object) -> object:
@@ -332,10 +333,10 @@ class MusicRequest(Schema):
             raise InvalidRequest("timesteps", "Timesteps must fall from one to the next.")
         return self
 
-    def resolve(self, preset: Preset, *, has_planner: bool) -> Self:
-        """Fill every `None` once and refuse what this checkpoint cannot do.
+    def begin(self, preset: Preset, *, has_planner: bool) -> Self:
+        """Refuse what this checkpoint cannot do; draw the seed; decide whether to think.
 
-        The seed is drawn here, so the resolved request replays the track.
+        What is left open afterwards is the planner's to choose, or the preset's (`resolve`).
 
         Raises:
             InvalidRequest: a value is off this checkpoint's preset, or Think has no planner.
@@ -361,19 +362,33 @@ class MusicRequest(Schema):
                 f"Guidance Scale has no effect on turbo models (you gave {self.guidance_scale:g}): "
                 "leave it out, or choose a base or sft model.",
             )
-        plan = self.plan or Plan()
         return self.model_copy(
+            update={
+                "think": has_planner if self.think is None else self.think,
+                "seed": draw_seed() if self.seed is None else self.seed,
+            }
+        )
+
+    def resolve(self, preset: Preset, *, has_planner: bool) -> Self:
+        """Fill every `None` once: from the plan where there is one, else from the preset.
+
+        The seed is among them, so the resolved request replays the track.
+
+        Raises:
+            InvalidRequest: as `begin`.
+        """
+        begun = self.begin(preset, has_planner=has_planner)
+        plan = self.plan or Plan()
+        return begun.model_copy(
             update={
                 "vocal_language": self.vocal_language or plan.vocal_language or UNKNOWN_LANGUAGE,
                 "bpm": self.bpm or plan.bpm,
                 "key_scale": self.key_scale or plan.key_scale,
                 "time_signature": self.time_signature or plan.time_signature,
                 "duration": self._length(preset),
-                "think": has_planner if self.think is None else self.think,
                 "steps": len(self.timesteps or ()) or self.steps or preset.steps,
                 "shift": self.shift or preset.shift,
                 "guidance_scale": self.guidance_scale or preset.guidance_scale,
-                "seed": draw_seed() if self.seed is None else self.seed,
             }
         )
 

@@ -16,8 +16,9 @@ from acestep import audio, health, pipeline
 from acestep.checkpoints import DEFAULT_MODEL, Checkpoints, fingerprint
 from acestep.errors import OutOfMemory, Unavailable, UnsoundResult
 from acestep.pipeline import Rendering
+from acestep.planner.backends import BackendName
 from acestep.progress import CancelToken, Progress, Reporter
-from acestep.request import MusicRequest, Preset, Text2Music
+from acestep.request import MusicRequest, Plan, Preset, Text2Music
 from acestep.runtime import devices
 from acestep.seeds import take_seed
 from acestep.store import Folders, ModelStore, Policy
@@ -25,6 +26,7 @@ from acestep.track import Track, sample_hash
 
 logger = logging.getLogger(__name__)
 
+AUTO = "auto"
 OnProgress = Callable[[Progress], None]
 
 
@@ -39,13 +41,13 @@ class MusicService:
     def __init__(self, model: str, preset: Preset, store: ModelStore) -> None:
         self.model = model
         self.preset = preset
-        self.has_planner = False
         self._store = store
         self._lock = threading.Lock()
         folders = store.folders
         self._models = {
             part: {"name": folder.name, "fingerprint": fingerprint(folder)}
             for part, folder in dataclasses.asdict(folders).items()
+            if folder is not None
         }
 
     @classmethod
@@ -53,6 +55,8 @@ class MusicService:
         cls,
         model: str = DEFAULT_MODEL,
         *,
+        lm: str | None = AUTO,
+        backend: BackendName = "auto",
         device: str = "auto",
         policy: Policy | None = None,
         checkpoints: Path | None = None,
@@ -62,6 +66,9 @@ class MusicService:
 
         Args:
             model: a published name, one of ours, or a folder.
+            lm: the 5Hz LM, by name or folder; `auto` takes the one that fits the model, if there
+                is one here, and None does without.
+            backend: the engine that runs the LM; auto chooses.
             device: auto, cuda, cuda:N, mps or cpu.
             policy: keep every network on the device, or swap them in one at a time; None keeps
                 them when they fit.
@@ -73,7 +80,11 @@ class MusicService:
         places = Checkpoints(checkpoints)
         folder = places.resolve(model, "dit")
         companions = places.companions(folder)
-        folders = Folders(folder, companions.vae, companions.text_encoder)
+        if lm == AUTO:
+            planner = places.planner(folder)
+        else:
+            planner = None if lm is None else places.resolve(lm, "lm")
+        folders = Folders(folder, companions.vae, companions.text_encoder, planner)
         where = devices.resolve_device(device)
         store = ModelStore(
             folders,
@@ -81,8 +92,14 @@ class MusicService:
             dtype=devices.working_dtype(where),
             policy=policy or devices.fitting_policy(where, folders),
             report=Reporter(on_progress),
+            backend=backend,
         )
         return cls(str(model), places.preset(folder), store)
+
+    @property
+    def has_planner(self) -> bool:
+        """Whether Think can be asked for."""
+        return self._store.has_planner
 
     @property
     def device_name(self) -> str:
@@ -105,17 +122,34 @@ class MusicService:
         """
         if not isinstance(request, Text2Music):
             raise Unavailable("This version makes text2music only.")
-        resolved = request.resolve(self.preset, has_planner=self.has_planner)
+        begun = request.begin(self.preset, has_planner=self.has_planner)
         report = Reporter(on_progress, cancel)
         with self._lock:
             try:
-                return self._render(resolved, report)
+                return self._render(begun, report)
             except UnsoundResult as error:
                 if self._store.dtype == torch.float32:
                     raise
                 logger.warning("%s Trying once more in float32.", error)
                 self._store = self._store.in_float32(report)
-                return self._render(resolved, report)
+                return self._render(begun, report)
+
+    def plan(
+        self,
+        request: MusicRequest,
+        on_progress: OnProgress | None = None,
+        cancel: CancelToken | None = None,
+    ) -> Plan:
+        """What the planner would make of a request: to be read, edited and sent back with it.
+
+        Raises:
+            InvalidRequest: there is no planner, or the checkpoint cannot do what is asked.
+            UnsoundResult, Cancelled: as `run`.
+        """
+        asked = request.model_copy(update={"think": True, "plan": None})
+        begun = asked.begin(self.preset, has_planner=self.has_planner)
+        with self._lock, self._store.planner() as planner:
+            return planner.plan(begun, self.preset.longest_plan, Reporter(on_progress, cancel))
 
     def _render(self, request: Text2Music, report: Reporter) -> list[Track]:
         try:
@@ -128,10 +162,11 @@ class MusicService:
                 + (", or load with policy='swap'." if self._store.policy == "keep" else ".")
             ) from error
         report("checking", 0, request.takes)
-        return [self._finish(request, rendering, take) for take in range(request.takes)]
+        return [self._finish(rendering, take) for take in range(request.takes)]
 
-    def _finish(self, request: Text2Music, rendering: Rendering, take: int) -> Track:
+    def _finish(self, rendering: Rendering, take: int) -> Track:
         """Cut to the sample, check, then level and fade: one finished take."""
+        request = rendering.request
         assert request.duration is not None and request.seed is not None
         started = time.perf_counter()
         samples = round(request.duration * audio.SAMPLE_RATE)

@@ -17,12 +17,15 @@ from typing import Literal
 import torch
 from torch import nn
 
+from acestep.errors import CheckpointError
 from acestep.models.acestep import AceStep
 from acestep.models.config import AceStepConfig
 from acestep.models.dit import DiT
 from acestep.models.load import load_acestep, load_silence, load_vae
 from acestep.models.text_encoder import TextEncoder
 from acestep.models.vae import Vae
+from acestep.planner.backends import BackendName, load_backend
+from acestep.planner.planner import Planner
 from acestep.progress import Reporter
 from acestep.types import Latents, States
 
@@ -36,6 +39,7 @@ class Folders:
     dit: Path
     vae: Path
     text_encoder: Path
+    lm: Path | None = None  # without one there is no planner
 
 
 class ModelStore:
@@ -49,11 +53,16 @@ class ModelStore:
         dtype: torch.dtype,
         policy: Policy,
         report: Reporter,
+        backend: BackendName = "auto",
     ) -> None:
         """Read every network into main memory (swap) or onto the device (keep).
 
+        Under swap the planner is read anew for every plan, and let go before rendering: it is the
+        one network that is used up before the others begin.
+
         Raises:
             CheckpointError: a folder is incomplete, damaged or of another shape.
+            Unavailable: the planner's engine was asked for and cannot be had.
         """
         self.folders = folders
         self.device = device
@@ -61,25 +70,36 @@ class ModelStore:
         self.policy: Policy = policy
         self._lent: tuple[nn.Module, ...] = ()
         home = device if policy == "keep" else torch.device("cpu")
-        report("loading", 0, 3)
+        total = 3 if folders.lm is None else 4
+        report("loading", 0, total)
         self._acestep = load_acestep(folders.dit, dtype=dtype, device=home)
-        report("loading", 1, 3)
+        report("loading", 1, total)
         self._text_encoder = TextEncoder.load(folders.text_encoder, dtype=dtype, device=home)
-        report("loading", 2, 3)
+        report("loading", 2, total)
         self._vae = load_vae(folders.vae, dtype=dtype, device=home)
         self.silence: Latents = load_silence(folders.dit)
-        report("loading", 3, 3)
+        report("loading", 3, total)
+        self.backend: BackendName = backend
+        self._planner = self._load_planner() if policy == "keep" else None
+        report("loading", total, total)
 
     def in_float32(self, report: Reporter) -> "ModelStore":
         """The same networks in the safest dtype; the old ones are let go first."""
-        del self._acestep, self._text_encoder, self._vae
+        if self._planner is not None:
+            self._planner.close()
+        del self._acestep, self._text_encoder, self._vae, self._planner
         return ModelStore(
             self.folders,
             device=self.device,
             dtype=torch.float32,
             policy=self.policy,
             report=report,
+            backend=self.backend,
         )
+
+    @property
+    def has_planner(self) -> bool:
+        return self.folders.lm is not None
 
     @property
     def config(self) -> AceStepConfig:
@@ -88,6 +108,17 @@ class ModelStore:
     def null_condition(self, states: States) -> States:
         """The learned "no text at all" in the place of every state; a single row, never moved."""
         return self._acestep.null_condition_emb.to(states).expand_as(states)
+
+    @contextmanager
+    def planner(self) -> Iterator[Planner]:
+        with self._on_device():
+            planner = self._planner or self._load_planner()
+            assert planner is not None, "asked to think without a planner"
+            try:
+                yield planner
+            finally:
+                if self._planner is None:
+                    planner.close()
 
     @contextmanager
     def text_encoder(self) -> Iterator[TextEncoder]:
@@ -110,6 +141,20 @@ class ModelStore:
     def vae(self) -> Iterator[Vae]:
         with self._on_device(self._vae):
             yield self._vae
+
+    def _load_planner(self) -> Planner | None:
+        if self.folders.lm is None:
+            return None
+        backend = load_backend(self.folders.lm, self.backend, device=self.device, dtype=self.dtype)
+        planner = Planner(backend)
+        if planner.codebook_size != self.config.codebook_size:
+            planner.close()
+            raise CheckpointError(
+                f"{self.folders.lm.name} was made for another music model: it writes "
+                f"{planner.codebook_size:,} different codes, and {self.folders.dit.name} knows "
+                f"{self.config.codebook_size:,}."
+            )
+        return planner
 
     @contextmanager
     def _on_device(self, *modules: nn.Module) -> Iterator[None]:

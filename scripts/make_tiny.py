@@ -14,7 +14,16 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from torch import Tensor, nn
 
 from acestep.models.acestep import AceStep
@@ -53,7 +62,7 @@ ACESTEP = {
     "pool_window_size": 5,
     "num_attention_pooler_hidden_layers": 1,
     "fsq_dim": 64,
-    "fsq_input_levels": [8, 8, 8, 5, 5, 5],
+    "fsq_input_levels": [8, 8, 8],
     "fsq_input_num_quantizers": 1,
 }
 VAE = {
@@ -81,11 +90,19 @@ QWEN3 = {
     "attention_bias": False,
     "tie_word_embeddings": True,
 }
-SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"]
+CONTROL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+THINK_TOKENS = ["<think>", "</think>"]
+# One digit each, and a space joins the next word.
+QWEN_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 TOKENIZER_TEXT = [
     "# Instruction\nFill the audio semantic mask based on the given conditions:\n\n# Caption\n",
     "Generate audio semantic tokens based on the given conditions:\n\n# Metas\n- bpm: 120\n",
     "- timesignature: 4\n- keyscale: C major\n- keyscale: F# minor\n- duration: 30 seconds\n",
+    "<think>\nbpm: 120\ncaption: A calm piano melody.\nduration: 20\nkeyscale: G major\n",
+    "language: en\ntimesignature: 4\n</think>\n\n",
     "# Languages\nen\n\n# Lyric\n[Verse]\n[Chorus]\n[Bridge]\n[Intro]\n[Outro]\n[Instrumental]\n",
     "warm lo-fi beat with dusty drums and mellow electric piano, upbeat techno, synth-pop ballad",
     "airy female vocal, acoustic guitar, deep bass, strings, ambient pads, jazz trio, rock, house",
@@ -101,7 +118,9 @@ def main() -> None:
 def write_all(root: Path) -> None:
     """Write the nano-named set under `root`, replacing files of the same name."""
     write_vae(root / "acestep-nano-vae")
-    write_text_encoder(root / "acestep-nano-text-encoder")
+    tokenizer = train_tokenizer()
+    write_text_encoder(root / "acestep-nano-text-encoder", tokenizer)
+    write_planner(root / "acestep-5Hz-lm-nano", tokenizer)
     for name, is_turbo in (("turbo", True), ("base", False)):
         write_acestep(root / f"acestep-v15-nano-{name}", is_turbo=is_turbo)
 
@@ -125,8 +144,25 @@ def write_vae(folder: Path) -> None:
     _write_weights(folder / "diffusion_pytorch_model.safetensors", module)
 
 
-def write_text_encoder(folder: Path) -> None:
-    tokenizer = train_tokenizer()
+def write_text_encoder(folder: Path, tokenizer: Tokenizer) -> None:
+    """The end token that Qwen3-Embedding's tokenizer appends is appended here too."""
+    tokenizer = Tokenizer.from_str(tokenizer.to_str())
+    end = CONTROL_TOKENS[0]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {end}", special_tokens=[(end, tokenizer.token_to_id(end))]
+    )
+    _write_qwen3(folder, tokenizer)
+
+
+def write_planner(folder: Path, tokenizer: Tokenizer) -> None:
+    """The same tokens, then one per audio code, as in the official 5 Hz models."""
+    tokenizer = Tokenizer.from_str(tokenizer.to_str())
+    codes = math.prod(ACESTEP["fsq_input_levels"])
+    tokenizer.add_special_tokens([f"<|audio_code_{code}|>" for code in range(codes)])
+    _write_qwen3(folder, tokenizer)
+
+
+def _write_qwen3(folder: Path, tokenizer: Tokenizer) -> None:
     config = {**QWEN3, "vocab_size": tokenizer.get_vocab_size()}
     _write_config(folder, config)
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -136,21 +172,23 @@ def write_text_encoder(folder: Path) -> None:
 
 
 def train_tokenizer() -> Tokenizer:
-    """A byte-level BPE with the special tokens and the end token that Qwen3-Embedding appends."""
+    """A small byte-level BPE that splits words as Qwen's does, with its control tokens."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(QWEN_WORDS), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=512,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        special_tokens=SPECIAL_TOKENS,
         show_progress=False,
     )
     tokenizer.train_from_iterator(TOKENIZER_TEXT, trainer)
-    end = SPECIAL_TOKENS[0]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"$A {end}", special_tokens=[(end, tokenizer.token_to_id(end))]
-    )
+    tokenizer.add_special_tokens([AddedToken(t, special=True) for t in CONTROL_TOKENS])
+    tokenizer.add_tokens([AddedToken(token) for token in THINK_TOKENS])
     return tokenizer
 
 

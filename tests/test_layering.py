@@ -27,7 +27,7 @@ ALLOWED = {
     "store": {"models", "planner", "checkpoints", "runtime", *LEAVES},
     "track": LEAVES,
     "pipeline": {"conditioning", "diffusion", "models", "planner", "store", *LEAVES},
-    "service": {"pipeline", "store", "track", "checkpoints", "runtime", "", *LEAVES},
+    "service": {"pipeline", "planner", "store", "track", "checkpoints", "runtime", "", *LEAVES},
     "ui": {"ui", "service", "track", "checkpoints", "", *LEAVES},
     "cli": {
         "cli", "ui", "service", "track", "checkpoints", "download", "doctor", "runtime", "", *LEAVES

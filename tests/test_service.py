@@ -21,12 +21,12 @@ TURBO, BASE = "acestep-v15-nano-turbo", "acestep-v15-nano-base"
 
 @pytest.fixture(scope="module")
 def turbo(tiny_models: Path) -> MusicService:
-    return MusicService.load(TURBO, device="cpu", checkpoints=tiny_models)
+    return MusicService.load(TURBO, lm=None, device="cpu", checkpoints=tiny_models)
 
 
 @pytest.fixture(scope="module")
 def base(tiny_models: Path) -> MusicService:
-    return MusicService.load(BASE, device="cpu", checkpoints=tiny_models)
+    return MusicService.load(BASE, lm=None, device="cpu", checkpoints=tiny_models)
 
 
 def request(**fields: object) -> Text2Music:
@@ -84,10 +84,15 @@ def test_guidance_changes_base_and_its_interval_is_obeyed(base: MusicService) ->
 
 
 def test_codes_steer_the_sound_and_set_its_length(turbo: MusicService) -> None:
-    plans = [Plan(codes=(tuple(range(first, first + 55)),)) for first in (0, 30_000)]
+    plans = [Plan(codes=(tuple(range(first, first + 55)),)) for first in (0, 400)]
     one, other = (turbo.run(request(plan=plan.model_dump()))[0] for plan in plans)
     assert one.duration == other.duration == 11.0
     assert not same(one, other)
+
+
+def test_codes_of_another_model_are_refused(turbo: MusicService) -> None:
+    with pytest.raises(InvalidRequest, match="code 512, but this checkpoint knows 512"):
+        turbo.run(request(plan={"codes": [512] * 50}))
 
 
 def test_a_reference_recording_changes_the_sound_and_silence_is_refused(
@@ -135,7 +140,9 @@ def test_cancel_stops_at_the_next_report_and_the_next_run_works(
 def test_swapping_networks_gives_the_same_samples_as_keeping_them(
     turbo: MusicService, tiny_models: Path
 ) -> None:
-    swapping = MusicService.load(TURBO, device="cpu", policy="swap", checkpoints=tiny_models)
+    swapping = MusicService.load(
+        TURBO, lm=None, device="cpu", policy="swap", checkpoints=tiny_models
+    )
     assert same(turbo.run(request())[0], swapping.run(request())[0])
 
 

@@ -5,12 +5,16 @@ An engine knows token ids, phases and numbers; what they mean is the planner's b
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
 
 from acestep.planner.grammar import Phase
 from acestep.planner.sampling import Sampling
 from acestep.planner.vocabulary import Vocabulary
 
+BackendName = Literal["auto", "pt", "vllm"]
 OnToken = Callable[[int, int], None]  # tokens done of tokens in all, per sequence; may raise
 
 
@@ -59,3 +63,17 @@ class Backend(Protocol):
     def close(self) -> None:
         """Give the memory back. The engine cannot be used afterwards."""
         ...
+
+
+def load_backend(
+    folder: Path, name: BackendName, *, device: torch.device, dtype: torch.dtype
+) -> Backend:
+    """The engine that was asked for, with a checkpoint's weights; only `auto` chooses.
+
+    Raises:
+        CheckpointError: the folder is incomplete, damaged, or not a planner's.
+        Unavailable: the engine cannot be had here; the sentence says why.
+    """
+    from acestep.planner.backends.pt import PtBackend
+
+    return PtBackend.load(folder, device=device, dtype=dtype)

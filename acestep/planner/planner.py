@@ -1,0 +1,170 @@
+"""The 5 Hz planner: a request becomes a plan, metadata first, then five audio codes per second.
+
+Knows prompts, grammars and seeds; how tokens are computed is the backend's business.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from acestep.planner import plan as plans
+from acestep.planner import prompt as prompts
+from acestep.planner.backends import Backend, Task
+from acestep.planner.grammar import FREE_TEXT_TOKENS, CodesPhase, Form, Grammar, Phase
+from acestep.planner.plan import Description
+from acestep.planner.prompt import Guided
+from acestep.planner.sampling import Sampling
+from acestep.planner.watchdog import refuse_loops, watched
+from acestep.progress import Reporter
+from acestep.request import MusicRequest, Plan, Text2Music, draw_seed
+from acestep.seeds import take_seed
+
+BLOCK_TOKENS = 128  # the `<think>` block without its free text
+LYRICS_TOKENS = 2048  # as many as the text encoder reads
+UNDERSTAND_TEMPERATURE = 0.3  # a description should not surprise
+
+
+class Planner:
+    """Writes plans, and describes and rewrites songs, with one language model."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+
+    @property
+    def codebook_size(self) -> int:
+        """How many different codes the model can write; the DiT must know as many."""
+        return self.backend.vocabulary.codebook_size
+
+    def plan(self, request: MusicRequest, longest: float, report: Reporter) -> Plan:
+        """Plan every take of a request: one set of metadata, one row of codes per take.
+
+        What the user chose is in the plan as it was given.
+
+        Args:
+            request: with a seed, but with what the user left open still `None`.
+            longest: seconds; the model never chooses a longer song.
+
+        Raises:
+            UnsoundResult: the model stalled, fell into a loop, or returned meaningless logits.
+            Cancelled: noticed every few tokens.
+        """
+        metadata = self.metadata(request, longest, report)
+        return metadata.model_copy(update={"codes": self.codes(request, metadata, report)})
+
+    def metadata(self, request: MusicRequest, longest: float, report: Reporter) -> Plan:
+        """Phase 1: what the user left open, and a caption in the model's own words."""
+        chosen = plans.given(request)
+        grammar = self._grammar(Form(given=chosen, max_duration=longest))
+        self._write(
+            prompts.metadata_prompt(request),
+            [grammar],
+            [_seed(request)],
+            name="planner/metadata",
+            sampling=Sampling.of(request),
+            scale=request.lm_cfg_scale,
+            max_tokens=BLOCK_TOKENS + FREE_TEXT_TOKENS,
+            report=report,
+        )
+        return plans.keep_given(plans.from_text(grammar.text), chosen)
+
+    def codes(
+        self, request: MusicRequest, metadata: Plan, report: Reporter
+    ) -> tuple[tuple[int, ...], ...]:
+        """Phase 2: exactly five codes per second for every take."""
+        assert metadata.duration is not None, "the grammar writes a duration"
+        count = plans.code_count(metadata.duration)
+        phases = [CodesPhase(self.backend.vocabulary, count) for _ in range(request.takes)]
+        self._write(
+            prompts.codes_prompt(request, metadata),
+            phases,
+            [take_seed(_seed(request), take) for take in range(request.takes)],
+            name="planner/codes",
+            sampling=Sampling.of(request),
+            scale=request.lm_cfg_scale,
+            max_tokens=count + 1,
+            report=report,
+        )
+        return tuple(tuple(phase.codes) for phase in phases)
+
+    def understand(
+        self, codes: Sequence[int], report: Reporter, seed: int | None = None
+    ) -> Description:
+        """Metadata, genres and lyrics of a song, from its codes."""
+        prompt = prompts.understand_prompt(codes)
+        return self._describe(prompt, Plan(), UNDERSTAND_TEMPERATURE, seed, report)
+
+    def create(self, idea: Text2Music, report: Reporter) -> Description:
+        """Caption, lyrics and metadata from an idea, which is the request's caption.
+
+        Of the user's values only the language is kept; the rest is the model's to invent.
+        """
+        prompt = prompts.create_prompt(idea.caption, instrumental=idea.is_instrumental)
+        chosen = Plan(vocal_language=plans.given(idea).vocal_language)
+        return self._describe(prompt, chosen, idea.lm_temperature, idea.seed, report)
+
+    def format(self, request: Text2Music, report: Reporter) -> Description:
+        """The request's caption and lyrics rewritten the way the models know best."""
+        prompt = prompts.format_prompt(request.caption, request.lyrics)
+        chosen = plans.given(request)
+        found = self._describe(prompt, chosen, request.lm_temperature, request.seed, report)
+        return found if found.lyrics else replace(found, lyrics=request.lyrics)
+
+    def close(self) -> None:
+        """Give the memory back; the planner cannot be used afterwards."""
+        self.backend.close()
+
+    def _describe(
+        self, prompt: str, chosen: Plan, temperature: float, seed: int | None, report: Reporter
+    ) -> Description:
+        """A helper mode: a block with genres, then lyrics; never guided, for it is all words."""
+        grammar = self._grammar(Form(given=chosen, has_genres=True, has_lyrics=True))
+        self._write(
+            Guided(prompt, prompt),
+            [grammar],
+            [draw_seed() if seed is None else seed],
+            name="planner/describe",
+            sampling=Sampling(temperature),
+            scale=1.0,
+            max_tokens=BLOCK_TOKENS + 2 * FREE_TEXT_TOKENS + LYRICS_TOKENS,
+            report=report,
+        )
+        found = plans.describe(grammar.text)
+        return replace(found, plan=plans.keep_given(found.plan, chosen))
+
+    def _grammar(self, form: Form) -> Grammar:
+        return Grammar(self.backend.vocabulary, form)
+
+    def _write(
+        self,
+        prompt: Guided,
+        phases: Sequence[Phase],
+        seeds: Sequence[int],
+        *,
+        name: str,
+        sampling: Sampling,
+        scale: float,
+        max_tokens: int,
+        report: Reporter,
+    ) -> None:
+        """Let the backend write; what it wrote is in the phases."""
+        encode = self.backend.vocabulary.encode
+        task = Task(
+            conditional=encode(prompt.conditional),
+            unconditional=encode(prompt.unconditional),
+            phases=phases,
+            seeds=seeds,
+            name=name,
+            sampling=sampling,
+            scale=scale,
+            max_tokens=max_tokens,
+        )
+        report("planning", 0, max_tokens)
+        for tokens in watched(
+            lambda on_token: self.backend.generate(task, on_token),
+            lambda done, total: report("planning", done, total),
+        ):
+            refuse_loops(tokens)
+
+
+def _seed(request: MusicRequest) -> int:
+    assert request.seed is not None, "the request has no seed yet"
+    return request.seed
