@@ -18,7 +18,7 @@ from acestep.cli.options import JSON_ONLY, ServiceOptions
 from acestep.cli.recipes import ReplayOptions
 from acestep.errors import AceStepError, OutOfMemory
 from acestep.progress import CancelToken, Progress, Reporter
-from acestep.request import MusicRequest, Preset, Text2Music
+from acestep.request import MusicRequest, Plan, Preset, Text2Music
 from acestep.seeds import take_seed
 from acestep.track import Track, sample_hash
 
@@ -82,6 +82,15 @@ class FakeService:
                 "sha256": sample_hash(waveform),
             },
         )
+
+    def plan(
+        self,
+        request: MusicRequest,
+        on_progress: Callable[[Progress], None] | None = None,
+        cancel: CancelToken | None = None,
+    ) -> Plan:
+        self.requests.append(request)
+        return Plan(caption="a dusty loop", bpm=request.bpm or 90, codes=((7,) * 50,))
 
     def asked(self) -> MusicRequest:
         return self.requests[-1]
@@ -498,3 +507,28 @@ def test_service_options_come_from_flag_then_environment(
     assert service.options == ServiceOptions(model="some/folder", models_dir=Path("weights"))
     acestep(*SONG, "--models-dir", "mine", ACESTEP_MODELS_DIR="weights")
     assert service.options == ServiceOptions(models_dir=Path("mine"))
+
+
+def test_a_plan_is_shown_written_and_rendered_after_it_was_edited(
+    acestep: Callable[..., Result], service: FakeService, tmp_path: Path
+) -> None:
+    request = {"caption": "lo-fi", "duration": 10, "seed": 3}
+    (tmp_path / "request.json").write_text(json.dumps(request))
+    shown = acestep("plan", "request.json", "--out", "planned.json")
+    assert shown.exit_code == 0 and answer(shown)["bpm"] == 90
+    planned = json.loads((tmp_path / "planned.json").read_text())
+    assert planned["plan"] == answer(shown) and planned["seed"] == 3
+    planned["plan"]["bpm"] = 96
+    (tmp_path / "planned.json").write_text(json.dumps(planned))
+    assert acestep("run", "planned.json", "--out", "song.flac").exit_code == 0
+    assert service.asked().bpm == 96
+    assert acestep("plan", "request.json", "--out", "planned.json").exit_code == 4
+
+
+def test_the_planner_and_its_engine_are_chosen_by_option(
+    acestep: Callable[..., Result], service: FakeService
+) -> None:
+    acestep("generate", "--caption", "lo-fi", "--lm", "none", "--backend", "pt")
+    assert service.options is not None
+    assert (service.options.lm, service.options.backend) == ("none", "pt")
+    assert acestep("generate", "--caption", "lo-fi", "--backend", "mlx").exit_code == 2

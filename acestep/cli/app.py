@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperGroup
 
-from acestep.cli.generate import LoadService, OnProgress, Service, generate, run
+from acestep.cli.generate import LoadService, OnProgress, Service, generate, plan, run
 from acestep.cli.models import doctor, models
 from acestep.cli.options import GroupedCommand, RequestCommand, ServiceOptions, expanded
 from acestep.cli.page import OpenPage, open_page, ui
@@ -67,7 +67,7 @@ def build_app(
         epilog=EPILOG,
     )
     app.command(cls=RequestCommand)(expanded(guarded(generate)))
-    for function in (ui, run, replay, info, doctor):
+    for function in (ui, plan, run, replay, info, doctor):
         app.command(cls=GroupedCommand)(expanded(guarded(function)))
     app.add_typer(models())
     app.command()(version)
@@ -84,10 +84,12 @@ def version() -> None:
 def load_service(options: ServiceOptions, on_progress: OnProgress | None = None) -> Service:
     """The real service; imports torch."""
     from acestep.checkpoints import DEFAULT_MODEL
-    from acestep.service import MusicService
+    from acestep.service import AUTO, MusicService
 
     return MusicService.load(
         options.model or DEFAULT_MODEL,
+        lm=None if options.lm == "none" else options.lm or AUTO,
+        backend=options.backend,
         device=options.device,
         checkpoints=options.models_dir,
         on_progress=on_progress,

@@ -16,7 +16,7 @@ from acestep.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from acestep.progress import CancelToken, Progress
-    from acestep.request import MusicRequest
+    from acestep.request import MusicRequest, Plan
     from acestep.track import Track
 
 PARTIAL = 8  # exit code: some jobs of several failed
@@ -36,6 +36,13 @@ class Service(Protocol):
         on_progress: "OnProgress | None" = None,
         cancel: "CancelToken | None" = None,
     ) -> "list[Track]": ...
+
+    def plan(
+        self,
+        request: "MusicRequest",
+        on_progress: "OnProgress | None" = None,
+        cancel: "CancelToken | None" = None,
+    ) -> "Plan": ...
 
 
 OnProgress = Callable[["Progress"], None]
@@ -137,6 +144,36 @@ def generate(
     fields = ctx.meta[FIELDS]
     request = Text2Music.model_validate(read_fields(fields))
     make_song(ctx.obj.load_service, request, out, service, output, format_chosen="format" in fields)
+
+
+def plan(
+    ctx: typer.Context,
+    *,
+    file: Annotated[
+        Path, typer.Argument(metavar="REQUEST.json", help="A request, or a recipe beside a song.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.json",
+            help="Write the request with its plan here, to be edited and given to `acestep run`.",
+        ),
+    ] = None,
+    service: ServiceOptions,
+    output: Output,
+) -> None:
+    """Show what the 5Hz LM would plan, as JSON, without rendering it."""
+    from acestep.naming import write_file
+
+    request = parse(request_data(read_text("file", "file", file), str(file))[0])
+    with interruptible() as cancel, progress_line() as line:
+        planned = ctx.obj.load_service(service, line).plan(request, line, cancel)
+    data = planned.model_dump(mode="json")
+    if out is not None:
+        asked = request.model_dump(mode="json", exclude_unset=True)
+        whole = {"task": "text2music", **asked, "plan": data}
+        write_file(out, json.dumps(whole, ensure_ascii=False, indent=2).encode())
+    output.result(data, json.dumps(data, ensure_ascii=False))
 
 
 def run(

@@ -57,6 +57,22 @@ class ServiceOptions:
             rich_help_panel="Models",
         ),
     ] = None
+    lm: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|PATH|none",
+            help="5Hz LM, which plans the song. [default: the one that fits the model, if it is "
+            "on this computer]",
+            rich_help_panel="Models",
+        ),
+    ] = None
+    backend: Annotated[
+        Literal["auto", "pt", "vllm"],
+        typer.Option(
+            help="Engine of the 5Hz LM: pt runs everywhere, vllm is faster on NVIDIA.",
+            rich_help_panel="Models",
+        ),
+    ] = "auto"
     device: Device = "auto"
     models_dir: ModelsDir = None
 

@@ -80,7 +80,11 @@ def replay(
     if destination is not None:
         request = destination.formatted(request, chosen=False)
         destination.reserve(1)
-    options = replace(service, model=service.model or recipe["models"]["dit"]["name"])
+    options = replace(
+        service,
+        model=service.model or recipe["models"]["dit"]["name"],
+        lm="none" if request.plan is not None else service.lm,  # the plan is in the recipe
+    )
     started = time.perf_counter()
     with interruptible() as cancel, progress_line() as line:
         renderer: Service = ctx.obj.load_service(options, line)
