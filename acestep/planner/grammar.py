@@ -12,7 +12,6 @@ from typing import Protocol
 
 import numpy as np
 import torch
-import xgrammar
 from jaxtyping import Bool
 from torch import Tensor
 
@@ -111,6 +110,8 @@ class Grammar:
     def __init__(
         self, vocabulary: Vocabulary, form: Form, free_text_tokens: int = FREE_TEXT_TOKENS
     ) -> None:
+        import xgrammar  # here, because it imports transformers: seconds that only Think needs
+
         self.rows = slice(0, vocabulary.first_code)
         self._vocabulary = vocabulary
         self._form = form

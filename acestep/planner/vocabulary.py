@@ -8,13 +8,15 @@ import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-import xgrammar
 from tokenizers import Tokenizer
 
 from acestep.errors import CheckpointError, ModelMissing
 from acestep.request import CODEBOOK_SIZE
+
+if TYPE_CHECKING:
+    from xgrammar import GrammarCompiler
 
 END = "<|im_end|>"
 FIRST_CODE = "<|audio_code_0|>"
@@ -89,8 +91,10 @@ class Vocabulary:
         return bytes(_BYTES[character] for character in self.tokenizer.id_to_token(token) or "")
 
     @cached_property
-    def compiler(self) -> xgrammar.GrammarCompiler:
+    def compiler(self) -> "GrammarCompiler":
         """Compiles grammars over the text tokens; codes are not known to it and never allowed."""
+        import xgrammar
+
         # An id without a token gets no text, and xgrammar never allows such a one.
         spelled = [self.tokenizer.id_to_token(token) or "" for token in range(self.first_code)]
         info = xgrammar.TokenizerInfo(
