@@ -136,7 +136,9 @@ def theme() -> Base:
         block_info_text_color="*neutral_600",
         input_placeholder_color="*neutral_500",
         button_primary_background_fill="*primary_700",
+        button_primary_background_fill_dark="*primary_700",
         button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_hover_dark="*primary_800",
     )
 
 

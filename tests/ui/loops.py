@@ -17,4 +17,8 @@ def in_loop(make: Callable[[], T]) -> T:
     async def call() -> T:
         return make()
 
-    return asyncio.run(call())
+    try:
+        asyncio.get_running_loop()  # Playwright's, in the browser tests
+    except RuntimeError:
+        return asyncio.run(call())
+    return make()

@@ -26,8 +26,8 @@ from acestep.ui.app import DEFAULT_PORT, RunningPage, build
 
 SOON = 30.0
 
-# Gradio's queue sets a pandas option that pandas 3 has deprecated, on the server's thread.
-pytestmark = pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting':DeprecationWarning")
+# Gradio's queue uses what pandas 3 has deprecated, on the server's thread.
+pytestmark = pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")
 
 
 @pytest.fixture

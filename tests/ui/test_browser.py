@@ -1,0 +1,393 @@
+"""A person at the page, in Chromium: the fake service for the page's manners, then the real one.
+
+    uv run pytest -m browser
+
+Needs Chromium (on Debian and Ubuntu: apt-get install chromium); without it these tests fail.
+"""
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+import soundfile
+from conftest import OpenPage
+from fake_service import BASE, FakeService
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
+
+from acestep.ui.app import RunningPage
+
+FLAGS = (
+    "--no-sandbox --disable-gpu --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --disable-quic"
+).split()
+COLD_START = 15.0  # seconds until the page answers
+SOON = 30_000  # milliseconds, on a busy machine
+
+pytestmark = [
+    pytest.mark.browser,
+    # Gradio's queue uses what pandas 3 has deprecated, on the server's thread.
+    pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning"),
+]
+
+
+@dataclass
+class Visit:
+    """One tab, and what went wrong behind the person's back."""
+
+    page: Page
+    complaints: list[str] = field(default_factory=list)
+    foreign: list[str] = field(default_factory=list)
+
+    def hear(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            self.complaints.append(message.text)
+
+    def follow(self, request: Request) -> None:
+        address = urlsplit(request.url)
+        if address.scheme in ("http", "https", "ws", "wss") and address.hostname != "127.0.0.1":
+            self.foreign.append(request.url)
+
+    def box(self, elem_id: str) -> str:
+        return f"#{elem_id} textarea, #{elem_id} input"
+
+    def fill(self, elem_id: str, text: str) -> None:
+        self.page.locator(self.box(elem_id)).first.fill(text)
+
+    def ready(self) -> None:
+        expect(self.page.locator("#status")).to_contain_text("Ready", timeout=SOON)
+
+    def open_rendering(self) -> None:
+        self.page.get_by_role("button", name="Rendering").click()
+
+    def press_generate(self) -> None:
+        self.page.locator("#generate").click()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    assert chromium, "Chromium is not installed (apt-get install chromium)."
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser: Browser, open_page: OpenPage) -> Iterator[Visit]:
+    """A tab that must end without console errors and without a request to another host.
+
+    It asks for `open_page` so that the tab is closed before its server is.
+    """
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    tab = Visit(page)
+    page.on("console", tab.hear)
+    page.on("pageerror", lambda error: tab.complaints.append(str(error)))
+    page.on("request", tab.follow)
+    yield tab
+    page.close()
+    assert tab.foreign == []
+    assert tab.complaints == []
+
+
+def go(visit: Visit, page: RunningPage, query: str = "") -> None:
+    visit.page.goto(page.url + query)
+    visit.ready()
+
+
+def test_the_first_click_makes_a_song_with_progress_and_a_player(
+    visit: Visit, open_page: OpenPage, tmp_path: Path
+) -> None:
+    service = FakeService(step_seconds=0.3)
+    go(visit, open_page(service))
+    visit.press_generate()
+    expect(visit.page.locator("#progress")).to_contain_text("Rendering: step", timeout=SOON)
+    assert visit.page.locator("#progress progress").get_attribute("max") == "8"
+    expect(visit.page.locator("#cancel")).to_be_visible()
+    expect(visit.page.locator("#generate")).to_be_hidden()
+    expect(visit.page.locator("#progress")).to_contain_text("Done: 12 s of music", timeout=SOON)
+    take = visit.page.locator(".take").first
+    expect(take.locator("time").last).to_have_text("0:12", timeout=SOON)
+    expect(take).to_contain_text(f"seed {service.requests[0].seed}")
+    with visit.page.expect_download() as download:
+        visit.page.locator("#download-1").click()
+    saved = tmp_path / "downloaded.flac"
+    download.value.save_as(saved)
+    assert soundfile.info(saved).frames == 12 * 48_000
+    with visit.page.expect_download() as download:
+        visit.page.locator("#recipe-1").click()
+    assert json.loads(Path(download.value.path()).read_text())["seed"] == service.requests[0].seed
+
+
+def test_what_is_typed_and_chosen_is_what_is_asked_for(visit: Visit, open_page: OpenPage) -> None:
+    service = FakeService()
+    go(visit, open_page(service))
+    visit.page.get_by_role("button", name="Synth-pop").click()
+    expect(visit.page.locator(visit.box("bpm"))).to_have_value("120")
+    visit.fill("caption", "dub techno")
+    visit.fill("duration", "13")
+    visit.open_rendering()
+    visit.fill("seed", "4294967295")
+    visit.page.get_by_label("Solver").click()
+    visit.page.get_by_role("option", name="heun").click()
+    visit.press_generate()
+    expect(visit.page.locator("#progress")).to_contain_text("Done: 13 s", timeout=SOON)
+    (request,) = service.requests
+    assert (request.caption, request.bpm, request.duration) == ("dub techno", 120, 13.0)
+    assert (request.seed, request.solver, request.key_scale) == (4294967295, "heun", "C major")
+    assert request.lyrics.startswith("[Verse]") and request.vocal_language == "en"
+
+
+def test_a_bad_value_shows_its_sentence_and_nothing_typed_is_lost(
+    visit: Visit, open_page: OpenPage
+) -> None:
+    service = FakeService()
+    go(visit, open_page(service))
+    visit.fill("caption", "<b>dub</b> techno")
+    visit.fill("bpm", "12")
+    visit.press_generate()
+    sentence = "BPM must be a whole number from 30 to 300 (you gave 12)."
+    expect(visit.page.get_by_text(sentence)).to_be_visible(timeout=SOON)
+    expect(visit.page.locator(visit.box("caption"))).to_have_value("<b>dub</b> techno")
+    expect(visit.page.locator(visit.box("bpm"))).to_have_value("12")
+    visit.fill("bpm", "90")
+    visit.press_generate()
+    expect(visit.page.locator("#progress")).to_contain_text("Done", timeout=SOON)
+    assert service.requests[0].bpm == 90
+
+
+def test_cancel_ends_in_words_and_the_next_run_works(visit: Visit, open_page: OpenPage) -> None:
+    service = FakeService(step_seconds=0.5)
+    go(visit, open_page(service))
+    visit.press_generate()
+    expect(visit.page.locator("#progress")).to_contain_text("Rendering", timeout=SOON)
+    visit.page.locator("#cancel").click()
+    expect(visit.page.locator("#progress")).to_have_text("Cancelled.", timeout=3000)
+    expect(visit.page.locator("#generate")).to_be_visible()
+    expect(visit.page.locator(".take").first).to_be_hidden()
+    service.step_seconds = 0.01
+    visit.press_generate()
+    expect(visit.page.locator("#progress")).to_contain_text("Done", timeout=SOON)
+
+
+def test_a_run_can_be_cancelled_while_the_model_still_loads(
+    visit: Visit, open_page: OpenPage
+) -> None:
+    def load() -> FakeService:
+        time.sleep(6)
+        return FakeService()
+
+    visit.page.goto(open_page(load_service=load).url)
+    visit.press_generate()
+    expect(visit.page.locator("#progress")).to_contain_text("Loading the model", timeout=SOON)
+    visit.page.locator("#cancel").click()
+    expect(visit.page.locator("#progress")).to_have_text("Cancelled.", timeout=3000)
+    visit.ready()
+
+
+def test_ctrl_enter_generates_and_escape_cancels(visit: Visit, open_page: OpenPage) -> None:
+    service = FakeService(step_seconds=0.5)
+    go(visit, open_page(service))
+    visit.fill("caption", "typed a moment ago")
+    visit.page.keyboard.press("Control+Enter")
+    expect(visit.page.locator("#progress")).to_contain_text("Rendering", timeout=SOON)
+    assert service.requests[0].caption == "typed a moment ago"
+    visit.page.keyboard.press("Escape")
+    expect(visit.page.locator("#progress")).to_have_text("Cancelled.", timeout=3000)
+
+
+def test_a_closed_tab_loses_the_player_but_not_the_song(
+    browser: Browser, open_page: OpenPage, tmp_path: Path
+) -> None:
+    page = open_page(FakeService(step_seconds=0.3))
+    tab = browser.new_page()
+    tab.goto(page.url)
+    tab.locator("#generate").click()
+    expect(tab.locator("#progress")).to_contain_text("Rendering", timeout=SOON)
+    tab.close()
+    deadline = time.monotonic() + SOON / 1000
+    while not list(tmp_path.glob("songs/*.flac")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert len(list(tmp_path.glob("songs/*.flac"))) == 1
+
+
+def test_two_tabs_take_turns_and_both_get_their_songs(
+    browser: Browser, visit: Visit, open_page: OpenPage
+) -> None:
+    page = open_page(FakeService(step_seconds=0.3))
+    go(visit, page)
+    other = browser.new_page()
+    other.goto(page.url)
+    expect(other.locator("#status")).to_contain_text("Ready", timeout=SOON)
+    visit.press_generate()
+    expect(visit.page.locator("#progress")).to_contain_text("Rendering", timeout=SOON)
+    other.locator("#generate").click()
+    expect(other.locator("#progress")).to_contain_text("Waiting: 1 run before", timeout=SOON)
+    expect(visit.page.locator("#progress")).to_contain_text("Done", timeout=SOON)
+    expect(other.locator("#progress")).to_contain_text("Done", timeout=SOON)
+    other.close()
+
+
+def test_five_runs_in_a_row_each_show_their_own_take(visit: Visit, open_page: OpenPage) -> None:
+    service = FakeService()
+    go(visit, open_page(service))
+    visit.open_rendering()
+    for seed in range(5):
+        visit.fill("seed", str(seed))
+        visit.press_generate()
+        expect(visit.page.locator(".take .facts").first).to_contain_text(
+            f"seed {seed} ", timeout=SOON
+        )
+        player = visit.page.locator("#take-1")
+        expect(player).to_contain_text(f"{seed + 1:04d}_text2music", timeout=SOON)
+
+
+def test_as_many_players_as_takes(visit: Visit, open_page: OpenPage) -> None:
+    go(visit, open_page(FakeService()))
+    visit.page.locator("#takes input[type=number]").fill("3")
+    visit.press_generate()
+    expect(visit.page.locator("[id^=take-]:visible")).to_have_count(3, timeout=SOON)
+    visit.page.locator("#takes input[type=number]").fill("1")
+    visit.press_generate()
+    expect(visit.page.locator("[id^=take-]:visible")).to_have_count(1, timeout=SOON)
+
+
+def test_the_planners_controls_are_there_only_with_a_planner(
+    visit: Visit, open_page: OpenPage
+) -> None:
+    go(visit, open_page(FakeService()))
+    expect(visit.page.get_by_role("button", name="LM Generation Parameters")).to_be_hidden()
+    visit.open_rendering()
+    expect(visit.page.get_by_label("Guidance Scale")).to_be_disabled()
+    expect(visit.page.locator("#guidance-scale")).to_contain_text("Turbo models need no guidance.")
+    go(visit, open_page(FakeService(preset=BASE, has_planner=True)))
+    visit.page.get_by_role("button", name="LM Generation Parameters").click()
+    expect(visit.page.get_by_label("Think")).to_be_checked()
+    visit.open_rendering()
+    expect(visit.page.get_by_label("Guidance Scale")).to_be_enabled()
+
+
+def test_a_phone_needs_no_sideways_scroll_and_keeps_the_button_in_reach(
+    visit: Visit, open_page: OpenPage
+) -> None:
+    visit.page.set_viewport_size({"width": 390, "height": 844})
+    go(visit, open_page(FakeService()))
+    visit.open_rendering()
+    visit.press_generate()
+    expect(visit.page.locator("#progress")).to_contain_text("Done", timeout=SOON)
+    width = "document.scrollingElement.scrollWidth"
+    assert visit.page.evaluate(width) == 390
+    box = visit.page.locator("#generate").bounding_box()
+    assert box is not None and box["y"] + box["height"] <= 844
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_texts_stand_out_from_their_ground(visit: Visit, open_page: OpenPage, theme: str) -> None:
+    go(visit, open_page(FakeService()), f"?__theme={theme}")
+    for selector in ("h1", "#status p", "#caption span", "#caption textarea", "#generate"):
+        ratio = visit.page.locator(selector).first.evaluate(CONTRAST)
+        assert ratio >= 4.5, f"{selector} in {theme}: contrast {ratio:.1f}"
+
+
+# WCAG 2 contrast of an element's text with the first opaque ground below it.
+CONTRAST = """element => {
+  const parse = c => c.match(/[\\d.]+/g).map(Number);
+  const light = c => { const [r, g, b] = c.slice(0, 3).map(v => { v /= 255;
+    return v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; });
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+  let ground = [255, 255, 255];
+  for (let e = element; e; e = e.parentElement) {
+    const c = parse(getComputedStyle(e).backgroundColor);
+    if (c.length < 4 || c[3] > 0.99) { ground = c; break; }
+  }
+  const a = light(parse(getComputedStyle(element).color)), b = light(ground);
+  return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+}"""
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """The real program with the model that ships with it: its address and its output folder."""
+    outputs = tmp_path_factory.mktemp("outputs")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/"
+    command = [sys.executable, "-m", "acestep", "--port", str(port), "--no-open"]
+    log = (outputs / "log.txt").open("w")
+    process = subprocess.Popen(
+        [*command, "--output-dir", str(outputs)], stdout=log, stderr=subprocess.STDOUT
+    )
+    began = time.monotonic()
+    while not answers(url):
+        assert process.poll() is None, (outputs / "log.txt").read_text()
+        assert time.monotonic() - began < COLD_START, "The page took too long to answer."
+        time.sleep(0.1)
+    yield url, outputs
+    process.terminate()
+    process.wait(timeout=30)
+    log.close()
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=2).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_the_real_model_makes_a_song_that_plays(
+    visit: Visit, studio: tuple[str, Path], tmp_path: Path
+) -> None:
+    url, outputs = studio
+    visit.page.goto(url)
+    expect(visit.page.get_by_role("heading", level=1)).to_have_count(1)
+    visit.ready()
+    expect(visit.page.locator("#status")).to_contain_text("acestep-v15-nano-turbo")
+    visit.fill("duration", "10")
+    visit.press_generate()
+    expect(visit.page.locator("#progress progress")).to_be_visible(timeout=SOON)
+    expect(visit.page.locator("#progress")).to_contain_text("Done: 10 s", timeout=120_000)
+    expect(visit.page.locator("#take-1 time").last).to_have_text("0:10", timeout=SOON)
+    (song,) = outputs.rglob("*.flac")
+    sound, rate = soundfile.read(song)
+    assert (rate, sound.shape) == (48_000, (480_000, 2)) and abs(sound).max() > 0.01
+    recipe = json.loads(song.with_suffix(".json").read_text())
+    assert str(recipe["request"]["seed"]) in visit.page.locator(".take .facts").first.inner_text()
+    visit.page.screenshot(path=tmp_path / "page.png", full_page=True)
+
+
+def test_the_real_model_can_be_cancelled_and_corrected(
+    visit: Visit, studio: tuple[str, Path]
+) -> None:
+    url, outputs = studio
+    visit.page.goto(url)
+    visit.ready()
+    songs = len(list(outputs.rglob("*.flac")))
+    visit.fill("duration", "300")
+    visit.press_generate()
+    expect(visit.page.locator("#progress")).to_contain_text(
+        re.compile("step|Reading"), timeout=SOON
+    )
+    visit.page.locator("#cancel").click()
+    expect(visit.page.locator("#progress")).to_have_text("Cancelled.", timeout=SOON)
+    assert len(list(outputs.rglob("*.flac"))) == songs
+    visit.fill("duration", "10")
+    visit.open_rendering()
+    visit.fill("steps", "50")
+    visit.press_generate()
+    refused = visit.page.get_by_text("Turbo models take 1–20 steps (you gave 50).")
+    expect(refused).to_be_visible(timeout=SOON)
+    visit.fill("steps", "2")
+    visit.press_generate()
+    expect(visit.page.locator("#progress")).to_contain_text("Done: 10 s", timeout=120_000)
