@@ -1,0 +1,270 @@
+"""The planner's engine in PyTorch: runs wherever PyTorch does.
+
+All takes and both branches of guidance are rows of one batch, first every take towards the prompt,
+then every take away from the unconditional one. The prompts are read once and copied to the takes.
+While codes are written the host only counts: picking, writing and reading again happen on the
+device, which is looked at every few steps.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Self
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from acestep.errors import CheckpointError, UnsoundResult
+from acestep.models.config import CONFIG_FILE, Qwen3Config
+from acestep.models.load import load_qwen3
+from acestep.planner.backends import OnToken, Task
+from acestep.planner.backends.decoder import Decoder, Dense, Rows, fitting_dtype
+from acestep.planner.grammar import CodesPhase, Phase
+from acestep.planner.sampling import Allowed, Logits, draw, guide, is_sound, sample
+from acestep.planner.vocabulary import Vocabulary
+
+LOOK_EVERY = 16  # steps a GPU may run ahead of the host
+EXTENT_STEP = 256  # attention on a GPU reads this much farther at a time: one graph each
+
+
+class PtBackend:
+    """A `Backend` on any PyTorch device."""
+
+    name = "pt"
+
+    def __init__(self, vocabulary: Vocabulary, decoder: Decoder) -> None:
+        self.vocabulary = vocabulary
+        self._decoder = decoder
+        self._code_rows = CodesPhase(vocabulary, count=0).rows
+        self._code_head = decoder.head(self._code_rows, pack=True)
+
+    @classmethod
+    def load(
+        cls, folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+    ) -> Self:
+        """The planner in a checkpoint folder.
+
+        Args:
+            dtype: None is bfloat16 where the device multiplies in it, else float32.
+
+        Raises:
+            ModelMissing: the folder has no tokenizer.
+            CheckpointError: the folder holds something else than a 5 Hz planner.
+        """
+        device = torch.device(device)
+        vocabulary = Vocabulary.read(folder)
+        config = Qwen3Config.read(folder)
+        if not config.tie_word_embeddings:
+            raise CheckpointError(
+                f"{folder / CONFIG_FILE}: tie_word_embeddings is false; a planner's head is its "
+                "embedding."
+            )
+        if vocabulary.size > config.vocab_size:
+            raise CheckpointError(
+                f"{folder}: the tokenizer knows {vocabulary.size:,} tokens, but the network only "
+                f"{config.vocab_size:,}. They are not of the same model."
+            )
+        network = load_qwen3(folder, dtype or fitting_dtype(device), device)
+        return cls(vocabulary, Decoder(network))
+
+    def close(self) -> None:
+        """Give the memory back. The engine cannot be used afterwards."""
+        is_on_gpu = self._decoder.device.type == "cuda"
+        del self._decoder, self._code_head
+        if is_on_gpu:
+            torch.cuda.empty_cache()
+
+    @torch.inference_mode()
+    def generate(self, task: Task, on_token: OnToken) -> list[list[int]]:
+        """What each take wrote; see `Backend.generate`.
+
+        A take is the same alone and among others as far as the device's matrix kernels give a row
+        the same result in batches of any size. oneDNN's do, on CPUs; on GPUs the last bit can
+        differ, and then a draw that falls between two tokens may fall to the other one.
+        """
+        if not task.phases:
+            return []
+        rows = self._read_prompts(task, lambda: on_token(0, task.max_tokens))
+        head = self._head(task.phases[0].rows)
+        codes = [phase for phase in task.phases if isinstance(phase, CodesPhase)]
+        if len(codes) == len(task.phases):
+            return _write_codes(task, codes, rows, head, on_token)
+        return _write_text(task, rows, head, on_token)
+
+    def _head(self, rows: slice) -> Dense:
+        is_for_codes = rows == self._code_rows
+        return self._code_head if is_for_codes else self._decoder.head(rows, pack=False)
+
+    def _read_prompts(self, task: Task, on_piece: Callable[[], None]) -> Rows:
+        prompts = [task.conditional]
+        if task.scale != 1:
+            prompts.append(task.unconditional)
+        longest = max(len(prompt) for prompt in prompts)
+        rows = Rows(self._decoder, len(prompts), longest)
+        rows.read(prompts, on_piece)
+        return rows.repeat(len(task.phases), longest + task.max_tokens)
+
+
+def _write_text(task: Task, rows: Rows, head: Dense, on_token: OnToken) -> list[list[int]]:
+    """Token by token, as each take's grammar allows; what is forced is read in one step.
+
+    Takes need not be in step with each other; one that is done idles.
+    """
+    takes = len(task.phases)
+    branches = len(rows.lengths) // takes
+    device = rows.states.device
+    draws = draw(task.seeds, task.name, task.max_tokens).to(device)
+    written: list[list[int]] = [[] for _ in task.phases]
+    unread: list[list[int]] = [[] for _ in task.phases]
+    while True:
+        for phase, tokens, run in zip(task.phases, written, unread, strict=True):
+            forced = _accept_forced(phase, task.max_tokens - len(tokens))
+            tokens += forced
+            run += forced
+        on_token(max(len(tokens) for tokens in written), task.max_tokens)
+        active = [
+            take
+            for take, phase in enumerate(task.phases)
+            if not phase.is_done and len(written[take]) < task.max_tokens
+        ]
+        if not active:
+            return written
+        rows.read([unread[take] if take in active else [] for take in range(takes)] * branches)
+        places = [branch * takes + take for branch in range(branches) for take in active]
+        phases = [task.phases[take] for take in active]
+        allowed = torch.stack([phase.allowed()[phase.rows] for phase in phases]).to(device)
+        is_free = torch.tensor([phase.is_free_text for phase in phases], device=device)
+        logits = _guided(head(rows.states[places]), task.scale, is_free)
+        _require_sound(logits, allowed)
+        chance = draws[active, [len(written[take]) for take in active]]
+        picked = sample(logits, task.sampling, chance, allowed) + task.phases[0].rows.start
+        for take, token in zip(active, picked.tolist(), strict=True):
+            task.phases[take].accept(token)
+            written[take].append(token)
+            unread[take] = [token]
+
+
+def _write_codes(
+    task: Task, phases: Sequence[CodesPhase], rows: Rows, head: Dense, on_token: OnToken
+) -> list[list[int]]:
+    """As many codes as the longest take has, for all; a shorter take's surplus is dropped."""
+    device = rows.states.device
+    count = max(phase.count for phase in phases)
+    if count > task.max_tokens:
+        raise ValueError(f"{count} codes were asked for, but room for {task.max_tokens} tokens.")
+    steps = _CodeSteps(task, rows, head, count)
+    step = _Graphed(steps.step, device) if device.type == "cuda" else steps.step
+    is_cpu = device.type == "cpu"
+    start = max(rows.lengths)
+    if count:
+        steps.pick()
+    for done in range(1, count):
+        if is_cpu or done % LOOK_EVERY == 1:
+            on_token(done, task.max_tokens)
+        if done % LOOK_EVERY == 1:
+            _require_sound(steps.logits)
+        extent = start + done
+        step(extent if is_cpu else min(_round_up(extent), rows.cache.capacity))
+    if count:
+        _require_sound(steps.logits)
+    written = [
+        _accept_codes(phase, codes)
+        for phase, codes in zip(phases, steps.written.tolist(), strict=True)
+    ]
+    on_token(max(len(tokens) for tokens in written), task.max_tokens)
+    return written
+
+
+class _CodeSteps:
+    """Codes are picked, written down and read again without leaving the device."""
+
+    def __init__(self, task: Task, rows: Rows, head: Dense, count: int) -> None:
+        device = rows.states.device
+        takes, codes = len(task.phases), task.phases[0].rows
+        self.written: Int[Tensor, "take code"] = torch.zeros(
+            takes, count, dtype=torch.long, device=device
+        )
+        self.logits: Logits = torch.zeros(takes, codes.stop - codes.start, device=device)
+        self._done = torch.zeros(1, dtype=torch.long, device=device)  # codes written, per take
+        self._draws = draw(task.seeds, task.name, count).to(device)
+        self._task, self._rows, self._head, self._first = task, rows, head, codes.start
+
+    def pick(self) -> None:
+        """Write the codes that follow what has been read. Every code is allowed: no mask."""
+        self.logits.copy_(_guided(self._head(self._rows.states), self._task.scale))
+        chance = self._draws.index_select(1, self._done)[:, 0]
+        picked = sample(self.logits, self._task.sampling, chance)
+        self.written.index_copy_(1, self._done, picked[:, None])
+        self._done += 1
+
+    def step(self, extent: int) -> None:
+        """Read the last codes and pick the next. Fixed memory and no host: fit for a graph."""
+        last = self.written.index_select(1, self._done - 1)[:, 0] + self._first
+        self._rows.read_one(last.repeat(len(self._rows.lengths) // len(last)), extent)
+        self.pick()
+
+
+class _Graphed:
+    """A step that the GPU repeats by itself, since telling it takes longer than doing it.
+
+    The first step of an extent runs as written, which also warms the libraries up. Then a second
+    one is recorded, which computes nothing, and replayed from there on.
+    """
+
+    def __init__(self, step: Callable[[int], None], device: torch.device) -> None:
+        self._step = step
+        self._device = device
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._extent = 0
+
+    def __call__(self, extent: int) -> None:
+        with torch.cuda.device(self._device):
+            if self._graph is not None and extent == self._extent:
+                self._graph.replay()
+                return
+            self._step(extent)
+            self._graph, self._extent = torch.cuda.CUDAGraph(), extent
+            # Other threads, a page that asks for free memory say, do not disturb the recording.
+            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+                self._step(extent)
+
+
+def _accept_codes(phase: CodesPhase, codes: Sequence[int]) -> list[int]:
+    tokens = [phase.rows.start + code for code in codes[: phase.count]]
+    for token in tokens:
+        phase.accept(token)
+    return tokens + _accept_forced(phase, most=1)
+
+
+def _accept_forced(phase: Phase, most: int) -> list[int]:
+    """The tokens a phase has no choice about, at most so many; it goes on from the last."""
+    accepted: list[int] = []
+    while len(accepted) < most and (forced := phase.forced()):
+        for token in forced[: most - len(accepted)]:
+            phase.accept(token)
+            accepted.append(token)
+    return accepted
+
+
+def _guided(
+    logits: Float[Tensor, "row vocab"], scale: float, is_free: Bool[Tensor, " take"] | None = None
+) -> Logits:
+    """Both branches' logits → one row per take. Free text goes unguided: guidance distorts it."""
+    if scale == 1:
+        return logits
+    conditional, unconditional = logits.chunk(2)
+    guided = guide(conditional, unconditional, scale)
+    return guided if is_free is None else torch.where(is_free[:, None], conditional.float(), guided)
+
+
+def _require_sound(logits: Logits, allowed: Allowed | None = None) -> None:
+    if not is_sound(logits, allowed).all():
+        raise UnsoundResult(
+            "The planner computed numbers that no token can be picked from (not a number, or "
+            "infinite). Its weights may be damaged: verify or download them again, or choose "
+            "another planner."
+        )
+
+
+def _round_up(extent: int) -> int:
+    return -(-extent // EXTENT_STEP) * EXTENT_STEP
