@@ -83,8 +83,12 @@ def _slot(number: int) -> Slot:
         )
         details = gr.HTML(elem_classes="facts", padding=True)
         with gr.Row():
-            song = gr.DownloadButton("Download", size="sm", elem_id=f"download-{number}")
-            recipe = gr.DownloadButton("Recipe (JSON)", size="sm", elem_id=f"recipe-{number}")
+            song = gr.DownloadButton(
+                "Download", size="sm", elem_id=f"download-{number}", elem_classes="save"
+            )
+            recipe = gr.DownloadButton(
+                "Recipe (JSON)", size="sm", elem_id=f"recipe-{number}", elem_classes="save"
+            )
     return Slot(group, player, details, song, recipe)
 
 

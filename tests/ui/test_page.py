@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from loops import in_loop
 from acestep.errors import InvalidRequest, ModelMissing, PortBusy, Unavailable
 from acestep.request import Text2Music
 from acestep.ui import api
-from acestep.ui.app import DEFAULT_PORT, RunningPage, build
+from acestep.ui.app import DEFAULT_PORT, RunningPage, build, launch
 
 SOON = 30.0
 
@@ -30,9 +31,13 @@ SOON = 30.0
 pytestmark = pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")
 
 
-@pytest.fixture
-def client(open_page: OpenPage, tmp_path: Path) -> Client:
-    return client_of(open_page(FakeService()), tmp_path)
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """A caller of one page that these tests share."""
+    folder = tmp_path_factory.mktemp("shared")
+    page = in_loop(lambda: launch(load_service=FakeService, output_dir=folder / "songs"))
+    yield client_of(page, folder)
+    page.close()
 
 
 def client_of(page: RunningPage, tmp_path: Path) -> Client:
