@@ -1,5 +1,7 @@
 """From a request to checked tracks, through the real networks at tiny sizes."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from acestep import audio
-from acestep.errors import AudioError, Cancelled, InvalidRequest, Unavailable, UnsoundResult
+from acestep.errors import (
+    AudioError,
+    Cancelled,
+    CheckpointError,
+    InvalidRequest,
+    Unavailable,
+    UnsoundResult,
+)
 from acestep.progress import CancelToken, Progress, Reporter
 from acestep.request import Plan, Repaint, Text2Music, parse_request
 from acestep.service import MusicService
@@ -225,3 +234,52 @@ def test_an_overflow_in_a_short_dtype_is_retried_once_in_float32(
     loud = service(altered(tiny_models, tmp_path / "vae", 1e6), turbo, torch.float16)
     track = loud.run(request())[0]
     assert track.recipe["dtype"] == "float32" and track.health.problem() is None
+
+
+@pytest.fixture(scope="module")
+def thinker(tiny_models: Path) -> MusicService:
+    return MusicService.load(TURBO, device="cpu", checkpoints=tiny_models)
+
+
+def test_thinking_plans_the_song_and_keeps_what_the_user_chose(thinker: MusicService) -> None:
+    seen: list[Progress] = []
+    chosen = {"bpm": 96, "key_scale": "E minor", "duration": 12.0}
+    track = thinker.run(request(**chosen), on_progress=seen.append)[0]
+    assert thinker.has_planner and seen[0].stage == "planning"
+    plan = track.request.plan
+    assert plan is not None and len(plan.codes[0]) == 60 and track.duration == 12
+    assert {name: getattr(track.request, name) for name in chosen} == chosen
+    assert plan.caption and track.recipe["models"]["lm"]["name"] == "acestep-5Hz-lm-nano"
+    again = thinker.run(request(**chosen))[0]
+    assert again.request.plan == plan and same(track, again)
+    assert not same(track, thinker.run(request(think=False, **chosen))[0])
+
+
+def test_an_edited_plan_is_what_the_dit_gets(thinker: MusicService, turbo: MusicService) -> None:
+    plan = thinker.plan(request(duration=10))
+    planned = thinker.run(request(plan=plan.model_dump(), duration=10))[0]
+    assert same(planned, thinker.run(request(duration=10))[0])
+    assert same(planned, turbo.run(request(plan=plan.model_dump(), think=True))[0])
+    edited = plan.model_copy(update={"codes": (plan.codes[0][::-1],)})
+    track = thinker.run(request(plan=edited.model_dump()))[0]
+    assert track.request.plan == edited and not same(track, planned)
+    renamed = plan.model_copy(update={"caption": "a loud fanfare"})
+    assert not same(planned, thinker.run(request(plan=renamed.model_dump()))[0])
+
+
+def test_under_swap_the_planner_is_let_go_before_rendering(
+    thinker: MusicService, tiny_models: Path
+) -> None:
+    swapping = MusicService.load(TURBO, device="cpu", policy="swap", checkpoints=tiny_models)
+    assert same(thinker.run(request())[0], swapping.run(request())[0])
+
+
+def test_a_planner_of_another_codebook_is_refused(tiny_models: Path, tmp_path: Path) -> None:
+    root = tmp_path / "checkpoints"
+    shutil.copytree(tiny_models, root)
+    tokenizer = root / "acestep-5Hz-lm-nano" / "tokenizer.json"
+    data = json.loads(tokenizer.read_text())
+    data["added_tokens"] = data["added_tokens"][:-12]
+    tokenizer.write_text(json.dumps(data))
+    with pytest.raises(CheckpointError, match="writes 500 different codes"):
+        MusicService.load(TURBO, device="cpu", checkpoints=root)

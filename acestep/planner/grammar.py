@@ -138,6 +138,8 @@ class Grammar:
         return self._field in ("caption", "genres", "lyrics")
 
     def forced(self) -> list[int]:
+        if self.is_done:
+            return []
         forced = self._forced_text()
         # A final space belongs to the first word of the value in the training data's tokens.
         tokens = self._vocabulary.encode(forced.rstrip(" "))

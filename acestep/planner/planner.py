@@ -26,8 +26,21 @@ UNDERSTAND_TEMPERATURE = 0.3  # a description should not surprise
 class Planner:
     """Writes plans, and describes and rewrites songs, with one language model."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        caption_tokens: int = FREE_TEXT_TOKENS,
+        lyrics_tokens: int = LYRICS_TOKENS,
+    ) -> None:
+        """
+        Args:
+            caption_tokens: where a model that does not end its caption is stopped.
+            lyrics_tokens: the same for lyrics, which only the helper modes write.
+        """
         self.backend = backend
+        self._caption_tokens = caption_tokens
+        self._lyrics_tokens = lyrics_tokens
 
     @property
     def codebook_size(self) -> int:
@@ -61,7 +74,7 @@ class Planner:
             name="planner/metadata",
             sampling=Sampling.of(request),
             scale=request.lm_cfg_scale,
-            max_tokens=BLOCK_TOKENS + FREE_TEXT_TOKENS,
+            max_tokens=BLOCK_TOKENS + self._caption_tokens,
             report=report,
         )
         return plans.keep_given(plans.from_text(grammar.text), chosen)
@@ -124,14 +137,14 @@ class Planner:
             name="planner/describe",
             sampling=Sampling(temperature),
             scale=1.0,
-            max_tokens=BLOCK_TOKENS + 2 * FREE_TEXT_TOKENS + LYRICS_TOKENS,
+            max_tokens=BLOCK_TOKENS + 2 * self._caption_tokens + self._lyrics_tokens,
             report=report,
         )
         found = plans.describe(grammar.text)
         return replace(found, plan=plans.keep_given(found.plan, chosen))
 
     def _grammar(self, form: Form) -> Grammar:
-        return Grammar(self.backend.vocabulary, form)
+        return Grammar(self.backend.vocabulary, form, self._caption_tokens)
 
     def _write(
         self,

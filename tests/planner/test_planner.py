@@ -1,0 +1,115 @@
+"""From a request to a plan, through the real engine on the tiny model."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from acestep.errors import Cancelled, UnsoundResult
+from acestep.planner.backends import OnToken, Task
+from acestep.planner.backends.pt import PtBackend
+from acestep.planner.plan import code_count
+from acestep.planner.planner import Planner
+from acestep.planner.vocabulary import Vocabulary
+from acestep.progress import CancelToken, Progress, Reporter
+from acestep.request import INSTRUMENTAL, Text2Music, parse_request
+
+QUIET = Reporter()
+
+
+@pytest.fixture(scope="module")
+def planner(tiny_models: Path) -> Iterator[Planner]:
+    """Stopped early: a model with random weights never ends a caption by itself."""
+    backend = PtBackend.load(tiny_models / "acestep-5Hz-lm-nano")
+    planner = Planner(backend, caption_tokens=24, lyrics_tokens=64)
+    yield planner
+    planner.close()
+
+
+def request(**fields: object) -> Text2Music:
+    asked = parse_request({"caption": "lo-fi", "seed": 3, **fields})
+    assert isinstance(asked, Text2Music)
+    return asked
+
+
+def test_a_plan_has_every_field_and_five_codes_per_second(planner: Planner) -> None:
+    plan = planner.plan(request(), 30, QUIET)
+    open_fields = plan.model_dump(exclude={"codes"})
+    assert all(value not in (None, "") for value in open_fields.values()), open_fields
+    assert plan.duration is not None and 10 <= plan.duration <= 30
+    assert [len(row) for row in plan.codes] == [code_count(plan.duration)]
+    assert max(plan.codes[0]) < planner.codebook_size == 512
+
+
+def test_what_the_user_chose_comes_back_untouched(planner: Planner) -> None:
+    chosen = {"bpm": 96, "key_scale": "E minor", "duration": 12.0, "vocal_language": "no"}
+    plan = planner.plan(request(**chosen), 30, QUIET)
+    assert {name: getattr(plan, name) for name in chosen} == chosen
+    assert plan.time_signature in (2, 3, 4, 6) and plan.caption
+    assert len(plan.codes[0]) == 60
+
+
+def test_a_seed_gives_its_plan_again_and_another_seed_another(planner: Planner) -> None:
+    first, again, other = (planner.plan(request(seed=seed), 30, QUIET) for seed in (3, 3, 4))
+    assert first == again
+    assert first.codes != other.codes and first.caption != other.caption
+
+
+def test_takes_share_metadata_and_have_codes_of_their_own(planner: Planner) -> None:
+    plan = planner.plan(request(duration=10, takes=3), 30, QUIET)
+    alone = planner.plan(request(duration=10), 30, QUIET)
+    assert len(set(plan.codes)) == 3
+    assert plan.codes[0] == alone.codes[0] and plan.caption == alone.caption
+
+
+def test_temperature_guidance_and_a_negative_prompt_reach_the_codes(planner: Planner) -> None:
+    given = {"duration": 10, "bpm": 96}
+    plain = planner.plan(request(**given), 30, QUIET)
+    for change in ({"lm_cfg_scale": 4.0}, {"lm_negative_prompt": "noise"}, {"lm_temperature": 2.0}):
+        assert planner.plan(request(**{**given, **change}), 30, QUIET).codes != plain.codes, change
+
+
+def test_planning_reports_its_tokens_and_can_be_cancelled(planner: Planner) -> None:
+    token = CancelToken()
+    seen: list[Progress] = []
+
+    def cancel_soon(progress: Progress) -> None:
+        seen.append(progress)
+        if progress.done >= 5:
+            token.cancel()
+
+    with pytest.raises(Cancelled):
+        planner.plan(request(), 30, Reporter(cancel_soon, token))
+    assert {progress.stage for progress in seen} == {"planning"}
+    assert seen[-1].done < 100
+
+
+def test_the_helper_modes_describe_invent_and_rewrite(planner: Planner) -> None:
+    understood = planner.understand([1, 2, 3] * 20, QUIET, seed=3)
+    assert understood.plan.bpm and understood.plan.caption and understood.genres
+    created = planner.create(request(lyrics="", vocal_language="ja"), QUIET)
+    assert created.plan.vocal_language == "ja" and created.plan.key_scale
+    rewritten = planner.format(request(bpm=96, lyrics="[Verse]\nla la"), QUIET)
+    assert rewritten.plan.bpm == 96 and rewritten.lyrics
+    assert created != planner.create(request(seed=4, lyrics=INSTRUMENTAL), QUIET)
+
+
+class Looping:
+    """An engine that writes one token for ever."""
+
+    name = "looping"
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+
+    def generate(self, task: Task, on_token: OnToken) -> list[list[int]]:
+        return [[self.vocabulary.first_code] * task.max_tokens for _ in task.phases]
+
+    def close(self) -> None:
+        self.vocabulary = None
+
+
+def test_a_planner_that_repeats_itself_is_refused(planner: Planner) -> None:
+    looping = Planner(Looping(planner.backend.vocabulary))
+    with pytest.raises(UnsoundResult, match="the same 1 token over and over"):
+        looping.plan(request(), 30, QUIET)
