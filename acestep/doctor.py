@@ -16,6 +16,7 @@ import torch
 from acestep import audio
 from acestep.checkpoints import Checkpoints, Installed
 from acestep.errors import AudioError, Unavailable
+from acestep.planner.backends.vllm import unavailable
 from acestep.runtime import devices
 from acestep.runtime.devices import GIB, Machine, Memory
 
@@ -174,14 +175,13 @@ def formats_check() -> Check:
 
 
 def vllm_check(is_installed: bool, machine: Machine) -> Check:
-    """vllm is never imported here: that takes 13 seconds, and says nothing more."""
+    """vLLM is optional, and never tried out here: that takes a minute."""
+    reason = unavailable(torch.device("cuda" if machine.gpus else "cpu"), is_installed)
+    if reason is None:
+        return Check("vLLM", "ok", "installed")
     if not is_installed:
-        return Check("vLLM", "ok", "not installed; the planner runs on the built-in backend")
-    if not machine.gpus:
-        return Check(
-            "vLLM", "warn", "installed, but there is no CUDA GPU for it", "Use --backend pt."
-        )
-    return Check("vLLM", "ok", "installed")
+        return Check("vLLM", "ok", f"{reason} The planner runs on the built-in backend.")
+    return Check("vLLM", "warn", reason, "Use --backend pt.")
 
 
 def port_check(host: str, port: int) -> Check:

@@ -114,10 +114,18 @@ def test_a_missing_package_fails() -> None:
     assert (check.status, check.detail) == ("fail", "no-such-package missing")
 
 
-def test_vllm_is_optional_and_needs_a_gpu() -> None:
-    assert doctor.vllm_check(False, NO_GPU).status == "ok"
-    assert doctor.vllm_check(True, NO_GPU).status == "warn"
-    assert doctor.vllm_check(True, Machine(gpus=((9, 0),), has_cuda=True)).status == "ok"
+def test_vllm_is_optional_and_what_it_lacks_is_named() -> None:
+    gpu = Machine(gpus=((9, 0),), has_cuda=True)
+    found = {
+        (is_installed, bool(machine.gpus)): doctor.vllm_check(is_installed, machine)
+        for is_installed in (False, True)
+        for machine in (NO_GPU, gpu)
+    }
+    assert {case: check.status for case, check in found.items()} == {
+        (False, False): "ok", (False, True): "ok", (True, False): "warn", (True, True): "ok",
+    }  # fmt: skip
+    assert "uv sync --extra vllm" in found[False, True].detail
+    assert "NVIDIA GPU" in found[False, False].detail and "NVIDIA GPU" in found[True, False].detail
 
 
 def test_a_taken_port_is_seen() -> None:

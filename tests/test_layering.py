@@ -22,7 +22,7 @@ ALLOWED = {
     "runtime": {"runtime", "models", "errors"},
     "checkpoints": {"errors", "request", "weights"},
     "download": {"checkpoints", "errors"},
-    "doctor": {"checkpoints", "runtime", "audio", "errors"},
+    "doctor": {"checkpoints", "runtime", "planner", "audio", "errors"},
     "conditioning": LEAVES,
     "store": {"models", "planner", "checkpoints", "runtime", *LEAVES},
     "track": LEAVES,

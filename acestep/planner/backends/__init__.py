@@ -3,19 +3,26 @@
 An engine knows token ids, phases and numbers; what they mean is the planner's business.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
+from acestep.errors import CheckpointError, Unavailable, UnsoundResult
+from acestep.models.config import CONFIG_FILE, Qwen3Config
 from acestep.planner.grammar import Phase
 from acestep.planner.sampling import Sampling
 from acestep.planner.vocabulary import Vocabulary
 
 BackendName = Literal["auto", "pt", "vllm"]
 OnToken = Callable[[int, int], None]  # tokens done of tokens in all, per sequence; may raise
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -75,5 +82,55 @@ def load_backend(
         Unavailable: the engine cannot be had here; the sentence says why.
     """
     from acestep.planner.backends.pt import PtBackend
+    from acestep.planner.backends.vllm import VllmBackend, trial, unavailable
 
+    if name == "vllm":
+        if reason := unavailable(device):
+            raise Unavailable(reason)
+        return VllmBackend.load(folder, device=device, dtype=dtype)
+    if name == "auto":
+        read_planner(folder)  # a broken checkpoint is no reason to choose another engine
+        reason = unavailable(device) or trial(folder, device, dtype)
+        try:
+            if reason is None:
+                return VllmBackend.load(folder, device=device, dtype=dtype)
+        except Unavailable as error:
+            reason = str(error)
+        logger.info("The planner runs on PyTorch. %s", reason)
     return PtBackend.load(folder, device=device, dtype=dtype)
+
+
+def read_planner(folder: Path) -> tuple[Vocabulary, Qwen3Config]:
+    """Tokens and sizes of the planner in a checkpoint folder.
+
+    Raises:
+        ModelMissing: the folder has no tokenizer.
+        CheckpointError: the folder holds something else than a 5 Hz planner.
+    """
+    vocabulary = Vocabulary.read(folder)
+    config = Qwen3Config.read(folder)
+    if not config.tie_word_embeddings:
+        raise CheckpointError(
+            f"{folder / CONFIG_FILE}: tie_word_embeddings is false; a planner's head is its "
+            "embedding."
+        )
+    if vocabulary.size > config.vocab_size:
+        raise CheckpointError(
+            f"{folder}: the tokenizer knows {vocabulary.size:,} tokens, but the network only "
+            f"{config.vocab_size:,}. They are not of the same model."
+        )
+    return vocabulary, config
+
+
+def require_sound(sound: Bool[Tensor, " take"]) -> None:
+    """Refuse to go on from logits that nothing can be picked from; `sound` is of `is_sound`.
+
+    Raises:
+        UnsoundResult: one row is not sound.
+    """
+    if not sound.all():
+        raise UnsoundResult(
+            "The planner computed numbers that no token can be picked from (not a number, or "
+            "infinite). Its weights may be damaged: verify or download them again, or choose "
+            "another planner."
+        )

@@ -14,13 +14,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from acestep.errors import CheckpointError, UnsoundResult
-from acestep.models.config import CONFIG_FILE, Qwen3Config
 from acestep.models.load import load_qwen3
-from acestep.planner.backends import OnToken, Task
+from acestep.planner.backends import OnToken, Task, read_planner, require_sound
 from acestep.planner.backends.decoder import Decoder, Dense, Rows, fitting_dtype
 from acestep.planner.grammar import CodesPhase, Phase
-from acestep.planner.sampling import Allowed, Logits, draw, guide, is_sound, sample
+from acestep.planner.sampling import Logits, draw, guide, is_sound, sample
 from acestep.planner.vocabulary import Vocabulary
 
 LOOK_EVERY = 16  # steps a GPU may run ahead of the host
@@ -52,18 +50,7 @@ class PtBackend:
             CheckpointError: the folder holds something else than a 5 Hz planner.
         """
         device = torch.device(device)
-        vocabulary = Vocabulary.read(folder)
-        config = Qwen3Config.read(folder)
-        if not config.tie_word_embeddings:
-            raise CheckpointError(
-                f"{folder / CONFIG_FILE}: tie_word_embeddings is false; a planner's head is its "
-                "embedding."
-            )
-        if vocabulary.size > config.vocab_size:
-            raise CheckpointError(
-                f"{folder}: the tokenizer knows {vocabulary.size:,} tokens, but the network only "
-                f"{config.vocab_size:,}. They are not of the same model."
-            )
+        vocabulary, _ = read_planner(folder)
         network = load_qwen3(folder, dtype or fitting_dtype(device), device)
         return cls(vocabulary, Decoder(network))
 
@@ -135,7 +122,7 @@ def _write_text(task: Task, rows: Rows, head: Dense, on_token: OnToken) -> list[
         allowed = torch.stack([phase.allowed()[phase.rows] for phase in phases]).to(device)
         is_free = torch.tensor([phase.is_free_text for phase in phases], device=device)
         logits = _guided(head(rows.states[places]), task.scale, is_free)
-        _require_sound(logits, allowed)
+        require_sound(is_sound(logits, allowed))
         chance = draws[active, [len(written[take]) for take in active]]
         picked = sample(logits, task.sampling, chance, allowed) + task.phases[0].rows.start
         for take, token in zip(active, picked.tolist(), strict=True):
@@ -162,11 +149,11 @@ def _write_codes(
         if is_cpu or done % LOOK_EVERY == 1:
             on_token(done, task.max_tokens)
         if done % LOOK_EVERY == 1:
-            _require_sound(steps.logits)
+            require_sound(is_sound(steps.logits))
         extent = start + done
         step(extent if is_cpu else min(_round_up(extent), rows.cache.capacity))
     if count:
-        _require_sound(steps.logits)
+        require_sound(is_sound(steps.logits))
     written = [
         _accept_codes(phase, codes)
         for phase, codes in zip(phases, steps.written.tolist(), strict=True)
@@ -255,15 +242,6 @@ def _guided(
     conditional, unconditional = logits.chunk(2)
     guided = guide(conditional, unconditional, scale)
     return guided if is_free is None else torch.where(is_free[:, None], conditional.float(), guided)
-
-
-def _require_sound(logits: Logits, allowed: Allowed | None = None) -> None:
-    if not is_sound(logits, allowed).all():
-        raise UnsoundResult(
-            "The planner computed numbers that no token can be picked from (not a number, or "
-            "infinite). Its weights may be damaged: verify or download them again, or choose "
-            "another planner."
-        )
 
 
 def _round_up(extent: int) -> int:

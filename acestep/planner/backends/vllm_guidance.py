@@ -1,0 +1,354 @@
+"""Classifier-free guidance in vLLM, which has none: a take is two requests that write one text.
+
+vLLM lets a logits processor see all rows of a step. Ours finds the two rows of a take, towards the
+prompt and away from it, picks the token as `acestep.planner.sampling` does, and leaves it as the
+only possible one in both; the requests are greedy, so both append it. Chance depends on the take
+and on how much it has written alone, never on vLLM's generators, rows or positions.
+
+vLLM may still part the two: it reads a long prompt in pieces, or sends one back to the queue. So a
+pick counts only when the engine has given it for both requests. If not, both are withdrawn and
+handed in anew with what has been written, and the take goes on as if nothing had happened.
+
+Nothing here needs vLLM: it is met through `Engine` and the methods it calls on a processor.
+"""
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from acestep.errors import UnsoundResult
+from acestep.planner.backends import OnToken, Task, require_sound
+from acestep.planner.grammar import CodesPhase, Phase
+from acestep.planner.sampling import Logits, draw, guide, is_sound, sample
+
+SEAT = "acestep_seat"  # key of a request's extra arguments: which take's which branch it is
+MAX_PARTINGS = 4  # in a row for one take; an engine that fits the task never parts any
+
+Seat = tuple[str, int]  # a take's key; 0 towards the prompt, 1 away from it
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the engine takes at a time.
+
+    Attributes:
+        sequences: requests that are written at once.
+        tokens: read in one step, over all requests.
+        blocks: of the cache, in all; a request holds whole ones.
+        block_tokens: tokens of one block.
+    """
+
+    sequences: int
+    tokens: int
+    blocks: int
+    block_tokens: int
+
+
+class Engine(Protocol):
+    """What `write` needs of vLLM; requests have names."""
+
+    @property
+    def limits(self) -> Limits: ...
+
+    def add(self, request: str, seat: Seat, prompt: Sequence[int], max_tokens: int) -> None: ...
+
+    def step(self) -> Mapping[str, Sequence[int]]:
+        """Compute once; the new tokens of each request that got any."""
+        ...
+
+    def withdraw(self, requests: Sequence[str]) -> None:
+        """Forget requests, whether or not they have ended by themselves."""
+        ...
+
+
+@dataclass(eq=False)
+class Take:
+    """One text in the making.
+
+    Attributes:
+        written: what the phase has accepted. Forced tokens are in it before the engine has them.
+        read: how many of those the engine has.
+        is_starting: the engine has not read the prompt yet.
+        partings: how often in a row the engine has parted the take's requests.
+    """
+
+    key: str
+    place: int
+    phase: Phase
+    max_tokens: int
+    written: list[int] = field(default_factory=list)
+    read: int = 0
+    is_starting: bool = False
+    partings: int = 0
+    requests: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        self._accept_forced()
+
+    @property
+    def is_done(self) -> bool:
+        return self.phase.is_done or len(self.written) >= self.max_tokens
+
+    @property
+    def forced(self) -> int | None:
+        """The token that must come next; None where there is a choice."""
+        return self.written[self.read] if self.read < len(self.written) else None
+
+    def accept(self, token: int) -> None:
+        """Go on from a token that every branch has got."""
+        self.is_starting = False
+        self.partings = 0
+        if self.forced is None:
+            self._write(token)
+            self._accept_forced()
+        self.read += 1
+
+    def _accept_forced(self) -> None:
+        while not self.is_done and (forced := self.phase.forced()):
+            for token in forced[: self.max_tokens - len(self.written)]:
+                self._write(token)
+
+    def _write(self, token: int) -> None:
+        self.phase.accept(token)
+        self.written.append(token)
+
+
+class Guidance:
+    """Writes each take's next token into the logits of its requests.
+
+    Attributes:
+        sound: `is_sound` of the logits that tokens were last picked from, on their device.
+    """
+
+    def __init__(self) -> None:
+        self.sound: Bool[Tensor, " take"] = torch.ones(0, dtype=torch.bool)
+        self._runs = 0
+        self._takes: dict[str, Take] = {}
+
+    def begin(self, task: Task) -> list[Take]:
+        """Fresh takes of a task. Rows of earlier tasks, should any be left, are nobody's."""
+        self._runs += 1
+        self._task = task
+        self.sound = torch.ones(0, dtype=torch.bool)
+        self._branches = range(1 if task.scale == 1 else 2)
+        self._draws = draw(task.seeds, task.name, task.max_tokens)
+        takes = [
+            Take(f"{self._runs}.{place}", place, phase, task.max_tokens)
+            for place, phase in enumerate(task.phases)
+        ]
+        self._takes = {take.key: take for take in takes}
+        return takes
+
+    def end(self) -> None:
+        self._takes = {}
+
+    def rewrite(self, logits: Logits, rows: Mapping[Seat, int]) -> None:
+        """Leave one token possible, in place, wherever all branches of a take are in the batch.
+
+        A row without its partner stays as it is: what comes of it is not used.
+        """
+        takes, places = [], []
+        for take in self._takes.values():
+            seats = [(take.key, branch) for branch in self._branches]
+            if all(rows.get(seat, len(logits)) < len(logits) for seat in seats):
+                takes.append(take)
+                places.append([rows[seat] for seat in seats])
+        if not takes:
+            return
+        at = torch.tensor(places, device=logits.device)
+        tokens = torch.tensor([take.forced or 0 for take in takes], device=logits.device)
+        open_ = [place for place, take in enumerate(takes) if take.forced is None]
+        if open_:
+            chosen = torch.tensor(open_, device=logits.device)
+            tokens[chosen] = self._pick(logits, at[chosen], [takes[place] for place in open_])
+        logits[at] = -torch.inf
+        logits[at, tokens[:, None]] = 0
+
+    def _pick(
+        self, logits: Logits, at: Int[Tensor, "take branch"], takes: Sequence[Take]
+    ) -> Int[Tensor, " take"]:
+        """One token per take, whose rows of the logits are `at`."""
+        rows, device = takes[0].phase.rows, logits.device
+        conditional = guided = logits[at[:, 0], rows]
+        if self._task.scale != 1:
+            guided = guide(conditional, logits[at[:, 1], rows], self._task.scale)
+            is_free = torch.tensor([take.phase.is_free_text for take in takes], device=device)
+            guided = torch.where(is_free[:, None], conditional.float(), guided)
+        allowed = None  # every code may follow a code
+        if not all(isinstance(take.phase, CodesPhase) for take in takes):
+            masks = [take.phase.allowed()[take.phase.rows] for take in takes]
+            allowed = torch.stack(masks).to(device)
+        self.sound = is_sound(guided, allowed)
+        steps = [len(take.written) for take in takes]
+        chance = self._draws[[take.place for take in takes], steps].to(device)
+        return sample(guided, self._task.sampling, chance, allowed) + rows.start
+
+
+def write(task: Task, engine: Engine, guidance: Guidance, on_token: OnToken) -> list[list[int]]:
+    """What each take wrote; see `Backend.generate`.
+
+    As many takes run at once as fit; the others wait until one is done. When anything is raised,
+    by `on_token` to cancel for instance, the engine is left empty.
+    """
+    takes = guidance.begin(task)
+    waiting = deque(take for take in takes if not take.is_done)
+    running: list[Take] = []
+    try:
+        while waiting or running:
+            while waiting and _fits(task, waiting[0], running, engine.limits):
+                running.append(waiting.popleft())
+                _hand_in(task, running[-1], engine)
+            outputs = engine.step()
+            require_sound(guidance.sound)
+            for take in list(running):
+                is_parted = not _go_on(take, outputs)
+                if is_parted:
+                    waiting.appendleft(take)
+                if is_parted or take.is_done:
+                    engine.withdraw(take.requests)
+                    running.remove(take)
+            on_token(max(len(take.written) for take in takes), task.max_tokens)
+    finally:
+        engine.withdraw([request for take in running for request in take.requests])
+        guidance.end()
+    return [take.written for take in takes]
+
+
+def _go_on(take: Take, outputs: Mapping[str, Sequence[int]]) -> bool:
+    """Accept the token that all requests of a take got; False if they got different ones or none.
+
+    Raises:
+        UnsoundResult: that happens again and again.
+    """
+    tokens = {tuple(outputs.get(request, ())) for request in take.requests}
+    if tokens == {()}:  # waiting, or reading
+        return True
+    if len(tokens) == 1:
+        (token,) = tokens.pop()
+        take.accept(token)
+        return True
+    take.partings += 1
+    if take.partings > MAX_PARTINGS:
+        raise UnsoundResult(
+            "vLLM cannot keep the two halves of the planner's guidance in step here. "
+            "Use --backend pt."
+        )
+    return False
+
+
+def _prompts(task: Task) -> list[Sequence[int]]:
+    """One per branch. Without guidance there is nothing to steer away from."""
+    return [task.conditional] if task.scale == 1 else [task.conditional, task.unconditional]
+
+
+def _fits(task: Task, take: Take, running: Sequence[Take], limits: Limits) -> bool:
+    """Whether a take can start now and never be parted. A lone one always starts."""
+    if not running:
+        return True
+    prompts = _prompts(task)
+    blocks = sum(-(-(len(p) + task.max_tokens) // limits.block_tokens) for p in prompts)
+    starting = [take, *(other for other in running if other.is_starting)]
+    reading = sum(len(prompt) + len(other.written) for other in starting for prompt in prompts)
+    writing = (len(running) + 1 - len(starting)) * len(prompts)
+    return (
+        (len(running) + 1) * len(prompts) <= limits.sequences
+        and (len(running) + 1) * blocks <= limits.blocks
+        and reading + writing <= limits.tokens
+    )
+
+
+def _hand_in(task: Task, take: Take, engine: Engine) -> None:
+    """Everything written so far is part of the prompt, so it is read in one step."""
+    prompts = _prompts(task)
+    take.read, take.is_starting = len(take.written), True
+    take.requests = tuple(
+        f"{take.key}.{branch}.{len(take.written)}.{take.partings}" for branch in range(len(prompts))
+    )
+    for branch, (request, prompt) in enumerate(zip(take.requests, prompts, strict=True)):
+        engine.add(
+            request,
+            (take.key, branch),
+            [*prompt, *take.written],
+            take.max_tokens - len(take.written),
+        )
+
+
+class ProcessorV1:
+    """A vLLM logits processor for its model runner V1, which reports how the batch changes.
+
+    `processor` makes the class that vLLM accepts; the constructors are vLLM's.
+    """
+
+    guidance: Guidance
+
+    def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
+        self._seats: dict[int, Seat] = {}  # row of the batch → whose it is
+
+    def is_argmax_invariant(self) -> bool:
+        return False
+
+    def update_state(self, batch_update: Any) -> None:
+        if batch_update is None:
+            return
+        for row in batch_update.removed:
+            self._seats.pop(row, None)
+        for row, params, _prompt, _output in batch_update.added:
+            self._place(row, _seat(params))
+        for source, target, direction in batch_update.moved:
+            moved, replaced = self._seats.pop(source, None), self._seats.pop(target, None)
+            self._place(target, moved)
+            if direction.name == "SWAP":
+                self._place(source, replaced)
+
+    def apply(self, logits: Tensor) -> Tensor:
+        self.guidance.rewrite(logits, {seat: row for row, seat in self._seats.items()})
+        return logits
+
+    def _place(self, row: int, seat: Seat | None) -> None:
+        """A request may come in the place of another."""
+        self._seats.pop(row, None)
+        if seat is not None:
+            self._seats[row] = seat
+
+
+class ProcessorV2:
+    """A vLLM logits processor for its model runner V2, which orders the batch anew every step.
+
+    A request keeps its slot; slots are given to other requests without notice of the end.
+    """
+
+    guidance: Guidance
+
+    def __init__(self, vllm_config: Any, req_states: Any) -> None:
+        self._seats: dict[int, Seat] = {}  # slot → whose it is
+
+    def add_request(self, req_idx: int, sampling_params: Any) -> bool:
+        self._seats.pop(req_idx, None)
+        seat = _seat(sampling_params)
+        if seat is not None:
+            self._seats[req_idx] = seat
+        return seat is not None
+
+    def apply(self, logits: Tensor, ctx: Any) -> Tensor:
+        slots = ctx.idx_mapping_np.tolist()
+        rows = {self._seats[slot]: row for row, slot in enumerate(slots) if slot in self._seats}
+        self.guidance.rewrite(logits, rows)
+        return logits
+
+
+def processor(runner: type, interface: type, guidance: Guidance) -> type:
+    """`ProcessorV1` or `ProcessorV2` as a subclass of vLLM's interface, tied to one guidance.
+
+    vLLM makes the instance itself and accepts nothing but a class.
+    """
+    return type(runner.__name__, (runner, interface), {"guidance": guidance})
+
+
+def _seat(params: Any) -> Seat | None:
+    seat = (params.extra_args or {}).get(SEAT)
+    return None if seat is None else (seat[0], seat[1])
