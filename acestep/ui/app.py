@@ -110,7 +110,10 @@ def launch(
             head=f"<script>{(HERE / 'page.js').read_text('utf-8')}</script>",
             app_kwargs={"middleware": guards(host, allowed_hosts, share=share)},
         )
-    except OSError as error:  # taken between the look and the bind
+    except OSError as error:
+        if _is_free(host, port):
+            raise
+        # Another program took it between the look and the bind.
         raise PortBusy(f"Port {port} is in use. Choose another with --port.") from error
     worker.start()
     return RunningPage(page.share_url or page.local_url or "", page, worker)

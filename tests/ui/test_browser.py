@@ -8,7 +8,6 @@ Needs Chromium (on Debian and Ubuntu: apt-get install chromium); without it thes
 import json
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -20,7 +19,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 import soundfile
-from conftest import OpenPage
+from conftest import OpenPage, free_port
 from fake_service import BASE, FakeService
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
 
@@ -319,9 +318,7 @@ CONTRAST = """element => {
 def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """The real program with the model that ships with it: its address and its output folder."""
     outputs = tmp_path_factory.mktemp("outputs")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}/"
     command = [sys.executable, "-m", "acestep", "--port", str(port), "--no-open"]
     log = (outputs / "log.txt").open("w")

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 import soundfile
-from conftest import OpenPage
+from conftest import OpenPage, free_port
 from fake_service import BASE, FakeService
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
@@ -35,7 +35,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """A caller of one page that these tests share."""
     folder = tmp_path_factory.mktemp("shared")
-    page = in_loop(lambda: launch(load_service=FakeService, output_dir=folder / "songs"))
+    page = in_loop(
+        lambda: launch(load_service=FakeService, output_dir=folder / "songs", port=free_port())
+    )
     yield client_of(page, folder)
     page.close()
 
@@ -253,7 +255,7 @@ def test_a_named_port_that_is_taken_is_refused(open_page: OpenPage) -> None:
 
 
 def test_without_a_named_port_the_next_free_one_is_taken(open_page: OpenPage) -> None:
-    first, second = open_page(), open_page()
+    first, second = open_page(port=None), open_page(port=None)
     ports = [int(page.url.rstrip("/").rpartition(":")[2]) for page in (first, second)]
     assert DEFAULT_PORT <= ports[0] < ports[1]
 
