@@ -10,6 +10,7 @@ right length, rate and shape.
 import argparse
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -156,10 +157,7 @@ def write_text_encoder(folder: Path, tokenizer: Tokenizer) -> None:
 
 def write_planner(folder: Path, tokenizer: Tokenizer) -> None:
     """The same tokens, then one per audio code, as in the official 5 Hz models."""
-    tokenizer = Tokenizer.from_str(tokenizer.to_str())
-    codes = math.prod(ACESTEP["fsq_input_levels"])
-    tokenizer.add_special_tokens([f"<|audio_code_{code}|>" for code in range(codes)])
-    _write_qwen3(folder, tokenizer)
+    _write_qwen3(folder, with_codes(tokenizer, math.prod(ACESTEP["fsq_input_levels"])))
 
 
 def _write_qwen3(folder: Path, tokenizer: Tokenizer) -> None:
@@ -171,7 +169,14 @@ def _write_qwen3(folder: Path, tokenizer: Tokenizer) -> None:
     _write_weights(folder / "model.safetensors", module)
 
 
-def train_tokenizer() -> Tokenizer:
+def with_codes(tokenizer: Tokenizer, count: int) -> Tokenizer:
+    """A copy that also knows `count` audio codes."""
+    copy = Tokenizer.from_str(tokenizer.to_str())
+    copy.add_special_tokens([f"<|audio_code_{code}|>" for code in range(count)])
+    return copy
+
+
+def train_tokenizer(texts: Sequence[str] = TOKENIZER_TEXT, size: int = 512) -> Tokenizer:
     """A small byte-level BPE that splits words as Qwen's does, with its control tokens."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -182,11 +187,11 @@ def train_tokenizer() -> Tokenizer:
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=512,
+        vocab_size=size,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(TOKENIZER_TEXT, trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     tokenizer.add_special_tokens([AddedToken(t, special=True) for t in CONTROL_TOKENS])
     tokenizer.add_tokens([AddedToken(token) for token in THINK_TOKENS])
     return tokenizer

@@ -10,10 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from acestep.models.acestep import AceStep
 from acestep.models.config import FULL, SLIDING, AceStepConfig
+
+# Published key → diffusers' (model.md §12.3), after the network's own prefix is gone.
+DIFFUSERS_NAMES = {
+    "proj_in.1.": "proj_in_conv.",
+    "proj_out.1.": "proj_out_conv.",
+    ".q_proj.": ".to_q.",
+    ".k_proj.": ".to_k.",
+    ".v_proj.": ".to_v.",
+    ".o_proj.": ".to_out.0.",
+    ".q_norm.": ".norm_q.",
+    ".k_norm.": ".norm_k.",
+}
 
 TINY_2B: dict[str, Any] = {
     "model_type": "acestep",
@@ -72,6 +84,22 @@ def write_random_acestep(folder: Path, config_dict: Mapping[str, Any], seed: int
     silence = torch.randn(1, config.audio_acoustic_hidden_dim, 15_000, generator=generator)
     torch.save(silence, folder / "silence_latent.pt")
     return folder
+
+
+def diffusers_weights(folder: Path, prefix: str) -> dict[str, torch.Tensor]:
+    """The weights of the network under `prefix`, by the names diffusers has for them."""
+    weights = load_file(folder / "model.safetensors")
+    return {
+        diffusers_key(key.removeprefix(prefix)): weight
+        for key, weight in weights.items()
+        if key.startswith(prefix)
+    }
+
+
+def diffusers_key(key: str) -> str:
+    for official, theirs in DIFFUSERS_NAMES.items():
+        key = key.replace(official, theirs)
+    return key
 
 
 def _random(key: str, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:

@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from random_checkpoints import TINY_2B, TINY_XL
-from safetensors.torch import load_file
+from random_checkpoints import TINY_2B, TINY_XL, diffusers_weights
 from torch import Tensor, nn
 
 from acestep.diffusion.context import text2music
@@ -35,17 +34,6 @@ with warnings.catch_warnings():
 
 TAKES, FRAMES, CONDITIONS = 2, 31, 9  # odd, so the last patch is half padding
 SHIFT, GUIDANCE_SCALE = 3.0, 7.0
-RENAMED = {
-    "decoder.": "",
-    "proj_in.1.": "proj_in_conv.",
-    "proj_out.1.": "proj_out_conv.",
-    ".q_proj.": ".to_q.",
-    ".k_proj.": ".to_k.",
-    ".v_proj.": ".to_v.",
-    ".o_proj.": ".to_out.0.",
-    ".q_norm.": ".norm_q.",
-    ".k_norm.": ".norm_k.",
-}
 
 
 @dataclass(frozen=True)
@@ -111,14 +99,14 @@ class TheirPipeline(AceStepPipeline):
 
 
 def theirs(run: Run) -> Tensor:
-    weights = load_file(run.folder / "model.safetensors")
+    (null_condition,) = diffusers_weights(run.folder, "null_condition_emb").values()
     pipeline = TheirPipeline(
         vae=None,  # pyright: ignore[reportArgumentType]
         text_encoder=None,  # pyright: ignore[reportArgumentType]
         tokenizer=None,  # pyright: ignore[reportArgumentType]
-        transformer=their_transformer(run.config, weights),
+        transformer=their_transformer(run),
         condition_encoder=GivenConditions(  # pyright: ignore[reportArgumentType]
-            run.states, weights["null_condition_emb"], their_silence(run.folder)
+            run.states, null_condition, their_silence(run.folder)
         ),
         scheduler=FlowMatchEulerDiscreteScheduler(num_train_timesteps=1, shift=1.0),
     )
@@ -136,18 +124,11 @@ def theirs(run: Run) -> Tensor:
     return latents
 
 
-def their_transformer(
-    config: dict[str, Any], weights: dict[str, Tensor]
-) -> AceStepTransformer1DModel:
+def their_transformer(run: Run) -> AceStepTransformer1DModel:
     accepted = inspect.signature(AceStepTransformer1DModel.__init__).parameters
-    transformer = AceStepTransformer1DModel(**{k: v for k, v in config.items() if k in accepted})
-    renamed = {}
-    for key, tensor in weights.items():
-        if key.startswith("decoder."):
-            for official, their in RENAMED.items():
-                key = key.replace(official, their)
-            renamed[key] = tensor
-    transformer.load_state_dict(renamed, strict=True)
+    sizes = {key: value for key, value in run.config.items() if key in accepted}
+    transformer = AceStepTransformer1DModel(**sizes)
+    transformer.load_state_dict(diffusers_weights(run.folder, "decoder."), strict=True)
     return transformer.eval()
 
 

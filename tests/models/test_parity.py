@@ -16,7 +16,7 @@ from diffusers.pipelines.ace_step.modeling_ace_step import (
     AceStepAudioTokenizer,
     AceStepConditionEncoder,
 )
-from random_checkpoints import TINY_2B, TINY_XL
+from random_checkpoints import TINY_2B, TINY_XL, diffusers_weights
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -24,16 +24,6 @@ from acestep.models.acestep import AceStep
 from acestep.models.load import load_acestep, load_silence
 
 TOLERANCE = 1e-5  # relative L2
-RENAMED = {
-    "proj_in.1.": "proj_in_conv.",
-    "proj_out.1.": "proj_out_conv.",
-    ".q_proj.": ".to_q.",
-    ".k_proj.": ".to_k.",
-    ".v_proj.": ".to_v.",
-    ".o_proj.": ".to_out.0.",
-    ".q_norm.": ".norm_q.",
-    ".k_norm.": ".norm_k.",
-}
 
 
 class Pair(NamedTuple):
@@ -55,18 +45,8 @@ class Pair(NamedTuple):
             sizes["layer_types"] = sizes["layer_types"][:depth]
         accepted = cls.__init__.__annotations__
         network = cls(**{key: value for key, value in sizes.items() if key in accepted})
-        weights = load_file(self.folder / "model.safetensors")
-        mapped = {
-            _mapped(k.removeprefix(prefix)): v for k, v in weights.items() if k.startswith(prefix)
-        }
-        network.load_state_dict(mapped | extra, strict=True)
+        network.load_state_dict(diffusers_weights(self.folder, prefix) | extra, strict=True)
         return network.eval()
-
-
-def _mapped(key: str) -> str:
-    for official, theirs in RENAMED.items():
-        key = key.replace(official, theirs)
-    return key
 
 
 @pytest.fixture(scope="module", params=[TINY_2B, TINY_XL], ids=["2B", "XL"])
