@@ -128,7 +128,7 @@ class MusicService:
             try:
                 return self._render(begun, report)
             except UnsoundResult as error:
-                if self._store.dtype == torch.float32:
+                if self._store.is_float32:
                     raise
                 logger.warning("%s Trying once more in float32.", error)
                 self._store = self._store.in_float32(report)

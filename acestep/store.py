@@ -25,6 +25,7 @@ from acestep.models.load import load_acestep, load_silence, load_vae
 from acestep.models.text_encoder import TextEncoder
 from acestep.models.vae import Vae
 from acestep.planner.backends import BackendName, load_backend
+from acestep.planner.backends.decoder import fitting_dtype
 from acestep.planner.planner import Planner
 from acestep.progress import Reporter
 from acestep.types import Latents, States
@@ -54,8 +55,12 @@ class ModelStore:
         policy: Policy,
         report: Reporter,
         backend: BackendName = "auto",
+        planner_dtype: torch.dtype | None = None,
     ) -> None:
         """Read every network into main memory (swap) or onto the device (keep).
+
+        The planner has a dtype of its own, by default the one its engine is fastest in: on a CPU,
+        reading half as many bytes makes bf16 half again as fast as the fp32 of the others.
 
         Under swap the planner is read anew for every plan, and let go before rendering: it is the
         one network that is used up before the others begin.
@@ -80,6 +85,7 @@ class ModelStore:
         self.silence: Latents = load_silence(folders.dit)
         report("loading", 3, total)
         self.backend: BackendName = backend
+        self.planner_dtype = planner_dtype or fitting_dtype(device)
         self._planner = self._load_planner() if policy == "keep" else None
         report("loading", total, total)
 
@@ -95,7 +101,14 @@ class ModelStore:
             policy=self.policy,
             report=report,
             backend=self.backend,
+            planner_dtype=torch.float32,
         )
+
+    @property
+    def is_float32(self) -> bool:
+        """Whether everything already runs in the safest dtype."""
+        dtypes = {self.dtype, self.planner_dtype if self.has_planner else torch.float32}
+        return dtypes == {torch.float32}
 
     @property
     def has_planner(self) -> bool:

@@ -63,6 +63,8 @@ class ModelFolders(Protocol):
     def vae(self) -> Path: ...
     @property
     def text_encoder(self) -> Path: ...
+    @property
+    def lm(self) -> Path | None: ...
 
 
 def resolve_device(name: str, machine: Machine | None = None) -> torch.device:
@@ -137,8 +139,9 @@ def fitting_policy(
     """
     if device.type != "cuda":
         return "keep"
-    places = (folders.dit, folders.vae, folders.text_encoder)
-    weights = weight_bytes(places, working_dtype(device, machine))
+    places = (folders.dit, folders.vae, folders.text_encoder, folders.lm)
+    present = [place for place in places if place is not None]
+    weights = weight_bytes(present, working_dtype(device, machine))
     free = (available or memory(device)).free
     return "keep" if weights + WORK_BYTES <= free else "swap"
 

@@ -23,6 +23,7 @@ class Folders:
     dit: Path
     vae: Path
     text_encoder: Path
+    lm: Path | None = None
 
 
 @pytest.mark.parametrize(
@@ -89,6 +90,15 @@ def test_networks_take_turns_when_the_gpu_is_too_small_for_all(tmp_path: Path) -
     assert policy("cuda:0", tight) == "swap"
     assert policy("cuda:0", roomy) == "keep"
     assert policy("cpu", tight) == policy("mps", tight) == "keep"
+
+
+def test_the_planner_counts_among_the_networks(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(2**20, dtype=torch.bfloat16)}, tmp_path / "model.safetensors")
+    just_enough = Memory(8 * GIB, devices.WORK_BYTES + 3 * 2**21)
+    three, four = Folders(tmp_path, tmp_path, tmp_path), Folders(*(tmp_path,) * 4)
+    device = torch.device("cuda:0")
+    assert devices.fitting_policy(device, three, just_enough, ONE_GPU) == "keep"
+    assert devices.fitting_policy(device, four, just_enough, ONE_GPU) == "swap"
 
 
 @pytest.mark.parametrize(
