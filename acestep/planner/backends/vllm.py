@@ -43,7 +43,7 @@ from acestep.request import CODE_RATE, MAX_TAKES
 
 NETWORK = "AceStepPlanner"  # our name for it among vLLM's networks
 USUAL_TOKENS = 4096  # prompt and codes of a song of several minutes
-MEMORY_SHARE = 0.25  # of what the weights leave free; the rest is for the DiT and the VAE
+MEMORY_SHARE = 0.25  # for the cache, of what is free at the start; DiT and VAE need the rest
 BLOCK_TOKENS = 128  # as much as any of vLLM's cache blocks
 TRIAL_SECONDS = 300.0  # first start: vLLM's import alone takes up to half a minute
 TRIAL = "import sys; from acestep.planner.backends import vllm; vllm.try_out(*sys.argv[1:])"
@@ -194,8 +194,9 @@ class VllmBackend:
         except torch.OutOfMemoryError:
             raise
         except (ImportError, RuntimeError, ValueError, AssertionError, OSError) as error:
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise Unavailable(f"vLLM could not be started: {reason[0]}") from error
+            lines = str(error).split("\n")[:2]  # pydantic's first line names no cause
+            reason = " ".join(line.strip() for line in lines).strip() or type(error).__name__
+            raise Unavailable(f"vLLM could not be started: {reason}") from error
         logger.info("vLLM started in %.1f s.", time.monotonic() - started)
         return engine
 
@@ -274,8 +275,9 @@ class _Engine:
         self._engine.abort_request(list(requests))
 
     def close(self) -> None:
-        self._engine.engine_core.shutdown()
-        del self._engine
+        if self._engine is not None:
+            self._engine.engine_core.shutdown()
+        self._engine = None
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

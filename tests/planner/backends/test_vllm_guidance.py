@@ -21,7 +21,7 @@ from torch import Tensor
 from acestep.errors import Cancelled, Unavailable, UnsoundResult
 from acestep.planner.backends import Task, load_backend
 from acestep.planner.backends.pt import PtBackend
-from acestep.planner.backends.vllm import attempt, trial, unavailable
+from acestep.planner.backends.vllm import VllmBackend, attempt, trial, unavailable
 from acestep.planner.backends.vllm_guidance import (
     MAX_PARTINGS,
     SEAT,
@@ -474,6 +474,14 @@ def test_asking_for_vllm_without_a_gpu_is_an_error_and_auto_says_why_it_chose_py
         backend = load_backend(folder, "auto", device=CPU, dtype=torch.float32)
     assert isinstance(backend, PtBackend)
     assert "runs on PyTorch. vLLM needs an NVIDIA GPU" in caplog.text
+
+
+def test_an_engine_that_does_not_start_is_unavailable_whatever_the_cause(
+    tiny_models: Path,
+) -> None:
+    """Not installed, or installed and unable to compute in float64."""
+    with pytest.raises(Unavailable, match=r"vLLM could not be started: .+"):
+        VllmBackend.load(tiny_models / "acestep-5Hz-lm-nano", device="cpu", dtype=torch.float64)
 
 
 def test_a_trial_reports_what_the_other_process_died_of(tmp_path: Path) -> None:
