@@ -102,6 +102,11 @@ class MusicService:
         return self._store.has_planner
 
     @property
+    def planner_engine(self) -> str:
+        """What plans the songs and on which engine, for the page; empty without a planner."""
+        return self._store.planner_engine
+
+    @property
     def device_name(self) -> str:
         return devices.describe(self._store.device)
 

@@ -26,6 +26,7 @@ from acestep.models.text_encoder import TextEncoder
 from acestep.models.vae import Vae
 from acestep.planner.backends import BackendName, load_backend
 from acestep.planner.backends.decoder import fitting_dtype
+from acestep.planner.backends.vllm import unavailable
 from acestep.planner.planner import Planner
 from acestep.progress import Reporter
 from acestep.types import Latents, States
@@ -103,6 +104,15 @@ class ModelStore:
             backend=self.backend,
             planner_dtype=torch.float32,
         )
+
+    @property
+    def planner_engine(self) -> str:
+        """The engine in words, and why it is not vLLM; empty without a planner."""
+        if self.folders.lm is None:
+            return ""
+        engine = self.backend if self._planner is None else self._planner.backend.name
+        reason = None if engine == "vllm" else unavailable(self.device)
+        return f"{self.folders.lm.name} on {engine}." + (f" {reason}" if reason else "")
 
     @property
     def is_float32(self) -> bool:
