@@ -24,8 +24,14 @@ def measure(statement: str, *arguments: str) -> tuple[float, set[str]]:
     return float(seconds), HEAVY.intersection(modules)
 
 
-def best_of_three(statement: str, *arguments: str) -> float:
-    return min(measure(statement, *arguments)[0] for _ in range(3))
+def quickest(enough: float, statement: str, *arguments: str) -> float:
+    """The least of up to ten runs, for a busy machine makes any one of them look slow."""
+    least = float("inf")
+    for _ in range(10):
+        least = min(least, measure(statement, *arguments)[0])
+        if least < enough:
+            break
+    return least
 
 
 @pytest.mark.parametrize(
@@ -39,12 +45,13 @@ def test_what_only_informs_imports_nothing_heavy(arguments: list[str]) -> None:
 
 @pytest.mark.parametrize("arguments", [["--help"], ["version"]], ids=" ".join)
 def test_help_and_version_answer_within_half_a_second(arguments: list[str]) -> None:
-    assert best_of_three(MAIN, *arguments) < 0.5
+    assert quickest(0.5, MAIN, *arguments) < 0.5
 
 
 def test_importing_the_package_costs_next_to_nothing() -> None:
     assert measure("import acestep")[1] == set()
-    assert best_of_three("import acestep") - best_of_three("pass") < 0.1
+    nothing = quickest(0.0, "pass")
+    assert quickest(nothing + 0.1, "import acestep") < nothing + 0.1
 
 
 def test_a_request_needs_no_torch() -> None:
