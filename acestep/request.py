@@ -393,11 +393,22 @@ class MusicRequest(Schema):
         )
 
     def _length(self, preset: Preset) -> float:
-        """Codes decide the length when there are any: each is a fifth of a second of music."""
-        if self.plan is not None and self.plan.codes:
-            return len(self.plan.codes[0]) / CODE_RATE
-        planned = self.plan.duration if self.plan is not None else None
-        return self.duration or planned or preset.duration
+        """The user's length; else the codes', each a fifth of a second; else the plan's.
+
+        Raises:
+            InvalidRequest: there are codes for a song of another length than the user's.
+        """
+        if self.plan is None or not self.plan.codes:
+            planned = None if self.plan is None else self.plan.duration
+            return self.duration or planned or preset.duration
+        written = len(self.plan.codes[0]) / CODE_RATE
+        if self.duration is not None and abs(written - self.duration) >= 1 / CODE_RATE:
+            raise InvalidRequest(
+                "duration",
+                f"The plan's codes last {written:g} s, but Audio Duration is {self.duration:g} s: "
+                "leave the duration out, or plan again.",
+            )
+        return self.duration or written
 
     def warnings(self) -> list[str]:
         """What is allowed but probably not meant, one sentence each."""

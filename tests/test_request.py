@@ -145,6 +145,17 @@ def test_a_plan_fills_what_the_user_left_open_and_codes_set_the_length() -> None
     assert resolved.duration == 60 / CODE_RATE
 
 
+def test_the_users_length_stands_and_codes_must_fit_it() -> None:
+    def length(duration: float | None, codes: int) -> float | None:
+        plan = Plan(duration=99, codes=((7,) * codes,))
+        request = Text2Music(caption="lo-fi", duration=duration, plan=plan)
+        return request.resolve(TURBO, has_planner=True).duration
+
+    assert (length(12.5, 63), length(12.0, 60), length(None, 63)) == (12.5, 12.0, 12.6)
+    with pytest.raises(InvalidRequest, match="codes last 12.6 s, but Audio Duration is 20 s"):
+        length(20, 63)
+
+
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [

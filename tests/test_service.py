@@ -94,7 +94,7 @@ def test_guidance_changes_base_and_its_interval_is_obeyed(base: MusicService) ->
 
 def test_codes_steer_the_sound_and_set_its_length(turbo: MusicService) -> None:
     plans = [Plan(codes=(tuple(range(first, first + 55)),)) for first in (0, 400)]
-    one, other = (turbo.run(request(plan=plan.model_dump()))[0] for plan in plans)
+    one, other = (turbo.run(request(duration=None, plan=plan.model_dump()))[0] for plan in plans)
     assert one.duration == other.duration == 11.0
     assert not same(one, other)
 
@@ -253,6 +253,12 @@ def test_thinking_plans_the_song_and_keeps_what_the_user_chose(thinker: MusicSer
     again = thinker.run(request(**chosen))[0]
     assert again.request.plan == plan and same(track, again)
     assert not same(track, thinker.run(request(think=False, **chosen))[0])
+
+
+def test_a_length_between_two_codes_is_kept_to_the_sample(thinker: MusicService) -> None:
+    track = thinker.run(request(duration=10.1))[0]
+    assert track.waveform.shape[-1] == 484_800
+    assert track.request.plan is not None and len(track.request.plan.codes[0]) == 51
 
 
 def test_an_edited_plan_is_what_the_dit_gets(thinker: MusicService, turbo: MusicService) -> None:

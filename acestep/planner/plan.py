@@ -7,6 +7,7 @@ quoted (a caption with ": ", the language `no`). The `Plan` itself is pure data 
 `acestep.request`.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -137,8 +138,8 @@ def codes_from_text(text: str) -> tuple[int, ...]:
 
 
 def code_count(duration: float) -> int:
-    """How many codes a song of this many seconds has: five per whole second, rounded down."""
-    return int(duration * CODE_RATE + 1e-6)  # 8.2 * 5 may come out just below 41
+    """How many codes cover a song of this many seconds: five per second, the last one begun."""
+    return math.ceil(duration * CODE_RATE - 1e-6)  # 8.2 * 5 may come out just above 41
 
 
 def _plan(fields: dict[str, str]) -> Plan:
