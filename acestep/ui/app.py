@@ -1,7 +1,6 @@
 """Builds the page, guards it and puts it on a port. Prints nothing and reads no environment."""
 
 import html
-import json
 import socket
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import TimeoutError as StillLoading
@@ -160,8 +159,6 @@ def _page(worker: Worker) -> gr.Blocks:
         def show_service() -> Iterator[dict[Any, Any]]:
             yield from _watch_loading(worker, status, tab)
 
-        boxes = tab.form.empty_boxes
-        page.load(None, None, boxes, js=f"() => {json.dumps([None] * len(boxes))}")
         page.load(
             show_service,
             None,

@@ -25,6 +25,9 @@ from acestep.request import (
 )
 
 AUTO = "auto"
+# What an untouched number box holds: Gradio leaves None out of the page's configuration, and a box
+# without a value shows 0. One that was emptied by hand sends null.
+EMPTY = ""
 NOT_DRAWN = frozenset({"task", "plan"})  # the tab decides the task; a plan has no control yet
 ELEM_IDS = MappingProxyType({"lm_cfg_scale": "cfg-scale"})  # the others are the field's name
 LINES = MappingProxyType({"caption": 3, "lyrics": 8, "lm_negative_prompt": 2})
@@ -78,16 +81,6 @@ class Form:
     def components(self) -> set[Block]:
         """What an event takes as its inputs."""
         return {*self.fields.values(), *([self.instrumental] if self.instrumental else [])}
-
-    @property
-    def empty_boxes(self) -> list[Block]:
-        """Number boxes that start empty. Gradio leaves `None` out of the page's configuration and
-        the browser then shows 0, so the page empties them itself when it opens."""
-        return [
-            field
-            for name, field in self.fields.items()
-            if isinstance(field, gr.Number) and getattr(self.start, name) is None
-        ]
 
     def read(self, values: Mapping[Any, Any]) -> Text2Music:
         """The request these values ask for.
@@ -167,7 +160,10 @@ def _number(name: str, field: FieldInfo, described: Mapping[str, Any]) -> Compon
     step = STEPS.get(name, 1 if int in types else 0.01 if (high or 0) <= 1 else 0.1)
     if type(None) in types:
         span = f" ({low:g}–{high:,g})" if name != "seed" else ""
-        return gr.Number(step=step, placeholder=f"{AUTO}{span}", **described)
+        box = gr.Number(step=step, placeholder=f"{AUTO}{span}", **described)
+        if box.value is None:
+            box.value = EMPTY
+        return box
     lowest = low if _is_allowed(field, low) else step
     return gr.Slider(lowest or 0, high or 0, step=step, **described)
 
@@ -216,7 +212,13 @@ def _plain(name: str, value: Any) -> Any:
         return tuple(value.replace(",", " ").split()) or None
     if name == "reference_audio" and isinstance(value, Mapping):
         return value.get("path")  # Gradio has checked that it was uploaded here
-    return value
+    return None if value == EMPTY and _is_box(name) else value
+
+
+def _is_box(name: str) -> bool:
+    """Whether the field is drawn as a number box, which may be empty."""
+    types = _types(Text2Music.model_fields[name])
+    return type(None) in types and (int in types or float in types)
 
 
 def _shown(name: str, value: Any) -> Any:

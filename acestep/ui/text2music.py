@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import gradio as gr
@@ -20,6 +21,12 @@ from acestep.ui.worker import Run, Worker
 
 POLL_SECONDS = 0.2
 WATCHERS = 20  # tabs that can watch a run at once; the worker runs one request at a time
+
+HIDDEN = "hidden"  # stays in the document, unlike visible=False, so it comes back at once
+
+AT_ONCE: Mapping[str, Any] = MappingProxyType(
+    {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+)
 
 Updates = dict[Any, Any]
 
@@ -47,7 +54,7 @@ def build(worker: Worker) -> Text2MusicTab:
         with gr.Column(scale=2, min_width=320, elem_id="side"):
             with gr.Column(elem_id="actions"):
                 generate = gr.Button("Generate Music", variant="primary", elem_id="generate")
-                cancel = gr.Button("Cancel", variant="stop", elem_id="cancel", visible=False)
+                cancel = gr.Button("Cancel", variant="stop", elem_id="cancel", visible=HIDDEN)
                 progress = gr.HTML(elem_id="progress")
             takes = Results()
     run = gr.State()
@@ -117,7 +124,14 @@ def _wire(tab: Text2MusicTab, worker: Worker, examples: Mapping[str, gr.Button])
         if run is not None:
             run.cancel()
 
-    tab.generate.click(
+    def be_ready() -> Updates:
+        return {
+            tab.generate: gr.update(visible=True),
+            tab.cancel: gr.update(visible=HIDDEN),
+            tab.run: None,
+        }
+
+    pressed = tab.generate.click(
         bounded(press_generate),
         tab.form.components,
         [tab.generate, tab.cancel, tab.progress, tab.run, *tab.results.components],
@@ -126,17 +140,18 @@ def _wire(tab: Text2MusicTab, worker: Worker, examples: Mapping[str, gr.Button])
         concurrency_limit=WATCHERS,
         api_visibility="private",
     )
-    tab.cancel.click(press_cancel, tab.run, None, queue=False, api_visibility="private")
+    # `then` alone would not do: Gradio 6.31 leaves it out when the event fails.
+    pressed.success(be_ready, None, [tab.generate, tab.cancel, tab.run], **AT_ONCE)
+    pressed.failure(
+        lambda: {**be_ready(), tab.progress: ""},
+        None,
+        [tab.generate, tab.cancel, tab.run, tab.progress],
+        **AT_ONCE,
+    )
+    tab.cancel.click(press_cancel, tab.run, None, **AT_ONCE)
     for name, button in examples.items():
         song = example(tab.form, EXAMPLES[name])
-        button.click(
-            partial(dict, song),
-            None,
-            list(song),
-            queue=False,
-            show_progress="hidden",
-            api_visibility="private",
-        )
+        button.click(partial(dict, song), None, list(song), **AT_ONCE)
 
 
 def example(form: Form, request: Text2Music) -> Updates:
@@ -152,23 +167,22 @@ def example(form: Form, request: Text2Music) -> Updates:
 def watch(tab: Text2MusicTab, worker: Worker, run: Run) -> Iterator[Updates]:
     """Show a run until it ends. Ending this generator (a closed tab) does not end the run.
 
+    Every update stands alone: the browser skips one when the next follows at once.
+
     Raises:
-        AceStepError: what stopped the run, after the page is ready again.
+        AceStepError: what stopped the run.
     """
     began = time.monotonic()
-    busy = {tab.generate: gr.update(visible=False), tab.cancel: gr.update(visible=True)}
-    ready = {
-        tab.generate: gr.update(visible=True),
-        tab.cancel: gr.update(visible=False),
-        tab.run: None,
+    busy = {
+        tab.generate: gr.update(visible=HIDDEN),
+        tab.cancel: gr.update(visible=True),
+        tab.run: run,
     }
-    shown = _where(worker, run, began)
-    yield {tab.run: run, tab.progress: shown, **busy}
-    while not run.wait(POLL_SECONDS):
+    shown = ""
+    while not run.wait(POLL_SECONDS if shown else 0):
         if (now := _where(worker, run, began)) != shown:
             shown = now
-            yield {tab.progress: shown}
-    yield {tab.progress: "", **ready}
+            yield {tab.progress: shown, **busy}
     try:
         takes = run.takes()
     except Cancelled:

@@ -154,6 +154,15 @@ def test_an_empty_box_means_you_choose(form: Form) -> None:
     assert request == Text2Music(caption="x")
 
 
+@pytest.mark.parametrize("nothing", ["", None])
+def test_an_untouched_number_box_and_an_emptied_one_both_mean_you_choose(
+    form: Form, nothing: str | None
+) -> None:
+    boxes = [name for name, part in form.fields.items() if isinstance(part, gr.Number)]
+    values = sent(form, Text2Music(caption="x"), **dict.fromkeys(boxes, nothing))
+    assert len(boxes) >= 6 and form.read(values) == Text2Music(caption="x")
+
+
 def test_instrumental_silences_lyrics_that_stay_in_the_form(form: Form) -> None:
     values = sent(form, Text2Music(caption="x", lyrics="[Verse]\nla"))
     assert form.read(values).lyrics == "[Verse]\nla"
