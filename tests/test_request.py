@@ -152,7 +152,7 @@ def test_the_users_length_stands_and_codes_must_fit_it() -> None:
         return request.resolve(TURBO, has_planner=True).duration
 
     assert (length(12.5, 63), length(12.0, 60), length(None, 63)) == (12.5, 12.0, 12.6)
-    with pytest.raises(InvalidRequest, match="codes last 12.6 s, but Audio Duration is 20 s"):
+    with pytest.raises(InvalidRequest, match=r"codes last 12\.6 s, but Audio Duration is 20 s"):
         length(20, 63)
 
 

@@ -185,15 +185,19 @@ def _watch_loading(
             yield {status: _status(f"Not ready. {error}")}
             return
         yield {
-            status: _status(f"Ready · {service.model} · {service.device_name}"),
+            status: _status(
+                f"Ready · {service.model} · {service.device_name}", service.planner_engine
+            ),
             tab.planner: gr.update(visible=service.has_planner),
             **tab.form.suit(service.preset, has_planner=service.has_planner),
         }
         return
 
 
-def _status(words: str) -> str:
-    return f'<p role="status">{html.escape(words)}</p>'
+def _status(words: str, planner: str = "") -> str:
+    """What is loaded; below it, what plans the songs and on which engine."""
+    lines = f'<p role="status">{html.escape(words)}</p>'
+    return lines + (f'<p id="engine">Planner: {html.escape(planner)}</p>' if planner else "")
 
 
 def _is_loopback(host: str) -> bool:

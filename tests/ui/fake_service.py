@@ -58,6 +58,7 @@ class FakeService:
 
     preset: Preset = TURBO
     has_planner: bool = False
+    planner_engine: str = "a-planner on pt. vLLM <is> not installed."
     model: str = "acestep-v15-nano-turbo"
     device_name: str = "CPU"
     step_seconds: float = 0.01

@@ -304,6 +304,7 @@ def test_the_planners_controls_are_there_only_with_a_planner(
     go(visit, open_page(FakeService(preset=BASE, has_planner=True)))
     visit.page.get_by_role("button", name="LM Generation Parameters").click()
     expect(visit.page.get_by_label("Think")).to_be_checked()
+    expect(visit.page.locator("#engine")).to_contain_text("vLLM <is> not installed.")
     visit.open_rendering()
     expect(visit.page.get_by_label("Guidance Scale")).to_be_enabled()
 

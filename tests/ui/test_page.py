@@ -229,6 +229,7 @@ def test_the_planners_controls_appear_with_a_planner(open_page: OpenPage) -> Non
     shown = list(opened(open_page(FakeService(preset=BASE, has_planner=True))))[-1]
     accordion = next(part for part in shown if getattr(part, "elem_id", "") == "planner")
     assert shown[accordion]["visible"] is True
+    assert "Planner: a-planner on pt. vLLM &lt;is&gt; not installed." in said(shown)
     hidden = list(opened(open_page(FakeService())))[-1]
     accordion = next(part for part in hidden if getattr(part, "elem_id", "") == "planner")
     assert hidden[accordion]["visible"] is False
