@@ -32,6 +32,7 @@ FLAGS = (
 ).split()
 COLD_START = 15.0  # seconds until the page answers
 SOON = 30_000  # milliseconds, on a busy machine
+SETTLE = 300  # milliseconds
 
 pytestmark = [
     pytest.mark.browser,
@@ -61,13 +62,26 @@ class Visit:
         return f"#{elem_id} textarea, #{elem_id} input"
 
     def fill(self, elem_id: str, text: str) -> None:
-        self.page.locator(self.box(elem_id)).first.fill(text)
+        """Type, look, and type again if it is gone.
+
+        Gradio mounts what an accordion holds after it has opened, and drops what was typed in that
+        instant; a person is slower, and sees it.
+        """
+        box = self.page.locator(self.box(elem_id)).first
+        for _ in range(5):
+            box.fill(text)
+            self.page.wait_for_timeout(SETTLE)
+            if box.input_value() == text:
+                return
+        raise AssertionError(f"{elem_id} does not keep what is typed.")
 
     def ready(self) -> None:
         expect(self.page.locator("#status")).to_contain_text("Ready", timeout=SOON)
 
     def open_rendering(self) -> None:
         self.page.get_by_role("button", name="Rendering").click()
+        expect(self.page.locator(self.box("steps")).first).to_be_visible(timeout=SOON)
+        self.page.wait_for_timeout(SETTLE)
 
     def press_generate(self) -> None:
         self.page.locator("#generate").click()
