@@ -129,8 +129,8 @@ class ModelStore:
         return self._acestep.config
 
     def null_condition(self, states: States) -> States:
-        """The learned "no text at all" in the place of every state; a single row, never moved."""
-        return self._acestep.null_condition_emb.to(states).expand_as(states)
+        """The learned "no text at all"; a single row, so it needs no lending."""
+        return self._acestep.null_condition(states)
 
     @contextmanager
     def planner(self) -> Iterator[Planner]:
@@ -168,7 +168,9 @@ class ModelStore:
     def _load_planner(self) -> Planner | None:
         if self.folders.lm is None:
             return None
-        backend = load_backend(self.folders.lm, self.backend, device=self.device, dtype=self.dtype)
+        backend = load_backend(
+            self.folders.lm, self.backend, device=self.device, dtype=self.planner_dtype
+        )
         planner = Planner(backend)
         if planner.codebook_size != self.config.codebook_size:
             planner.close()

@@ -19,6 +19,7 @@ from acestep.errors import (
     Unavailable,
     UnsoundResult,
 )
+from acestep.planner.backends.pt import PtBackend
 from acestep.progress import CancelToken, Progress, Reporter
 from acestep.request import Plan, Repaint, Text2Music, parse_request
 from acestep.service import MusicService
@@ -289,3 +290,25 @@ def test_a_planner_of_another_codebook_is_refused(tiny_models: Path, tmp_path: P
     tokenizer.write_text(json.dumps(data))
     with pytest.raises(CheckpointError, match="writes 500 different codes"):
         MusicService.load(TURBO, device="cpu", checkpoints=root)
+
+
+def test_the_planner_runs_in_its_engines_dtype_and_the_retry_in_float32(
+    thinker: MusicService,
+) -> None:
+    store = ModelStore(
+        thinker._store.folders,
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+        policy="swap",
+        report=Reporter(),
+        planner_dtype=torch.bfloat16,
+    )
+
+    def planner_dtype(store: ModelStore) -> torch.dtype:
+        with store.planner() as planner:
+            assert isinstance(planner.backend, PtBackend)
+            return planner.backend._decoder.dtype
+
+    assert planner_dtype(store) == torch.bfloat16 and not store.is_float32
+    safe = store.in_float32(Reporter())
+    assert planner_dtype(safe) == torch.float32 and safe.is_float32

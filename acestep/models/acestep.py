@@ -24,4 +24,4 @@ class AceStep(nn.Module):
 
     def null_condition(self, states: States) -> States:
         """The unconditional half of guidance: one learned vector in place of every state."""
-        return self.null_condition_emb.expand_as(states)
+        return self.null_condition_emb.to(states).expand_as(states)
