@@ -221,11 +221,6 @@ class Checkpoints:
         self._cache = cache
         self._shipped = shipped or shipped_folder()
 
-    @property
-    def default_model(self) -> str:
-        """What runs when nobody chose: the demo that ships with the program."""
-        return DEFAULT_MODEL
-
     def resolve(self, name_or_path: str | Path, kind: Kind | None = None) -> Path:
         """The complete folder of a model.
 

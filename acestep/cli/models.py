@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from acestep.cli.options import Device, GroupedCommand, ModelsDir, expanded
-from acestep.cli.page import DEFAULT_HOST, DEFAULT_PORT
 from acestep.cli.terminal import Output, guarded, interruptible, progress_line, size_text
 from acestep.errors import Cancelled, CheckpointError
+from acestep.ui import DEFAULT_HOST, DEFAULT_PORT
 
 if TYPE_CHECKING:
     from acestep.checkpoints import Checkpoints, Installed

@@ -12,12 +12,11 @@ import typer
 from acestep.cli.options import ServiceOptions
 from acestep.cli.terminal import Output
 from acestep.errors import InvalidRequest
+from acestep.ui import DEFAULT_HOST, DEFAULT_PORT
 
 if TYPE_CHECKING:
     from acestep.ui.app import RunningPage
 
-# `acestep.ui.app` decides; repeated here because it imports gradio, and compared by a test.
-DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 7860
 OpenPage = Callable[..., "RunningPage"]
 
 

@@ -14,11 +14,10 @@ from gradio.themes import Base, Default
 from starlette.middleware import Middleware
 
 from acestep.errors import AceStepError, PortBusy, Unavailable
-from acestep.ui import api, text2music
+from acestep.ui import DEFAULT_HOST, DEFAULT_PORT, api, text2music
 from acestep.ui.guard import LOOPBACK_HOSTS, HostGuard, OriginGuard
 from acestep.ui.worker import Service, Worker
 
-DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 7860
 PORTS_TRIED = 100  # from the default one up, when nobody named a port
 MAX_UPLOAD = "256mb"
 SHARE_DOMAIN = ".gradio.live"
