@@ -220,8 +220,10 @@ def test_half_a_password_is_refused(acestep: Callable[..., Result], auth: str) -
     assert result.exit_code == 4 and result.stderr == "Write --auth as USER:PASSWORD.\n"
 
 
-def test_the_page_is_where_its_help_says() -> None:
+def test_the_page_is_where_its_help_says(acestep: Callable[..., Result]) -> None:
     assert (page.DEFAULT_HOST, page.DEFAULT_PORT) == (ui_app.DEFAULT_HOST, ui_app.DEFAULT_PORT)
+    shown = " ".join(acestep("ui", "--help").stdout.split())
+    assert "[default: 127.0.0.1]" in shown and "[default: 7860, or the next one" in shown
 
 
 def test_the_shipped_model_makes_a_song_that_replays_identically(
