@@ -1,0 +1,1 @@
+"""The nano models' own music, trainers and measurements. Nothing here is part of the product."""
