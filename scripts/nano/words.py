@@ -45,13 +45,14 @@ FAST = ("fast", "high tempo", "energetic tempo")
 
 WORDS = (
     "moon light star night rain fall dream away tonight home heart fire sky blue ocean river "
-    "summer shadow city follow feel me you stay go time slow dance free hold on morning open road "
-    "sing soul golden memory never ever silver flower kiss day sun love life world wind sea hand "
-    "eyes voice song dark bright run walk wait break rise shine burn cold warm deep high low long lost "
-    "found again alone forever together somewhere nothing everything window garden winter mountain "
-    "island lonely little simple honey paper thunder danger tender wonder believe remember "
-    "beautiful tomorrow yesterday we are in the of my your and to a with for from over under "
-    "through is it come back down let keep take give know see hear call turn move fly fade bring leave begin"
+    "summer shadow city follow feel me you stay go time slow dance free hold on morning open "
+    "road sing soul golden memory never ever silver flower kiss day sun love life world wind "
+    "sea hand eyes voice song dark bright run walk wait break rise shine burn cold warm deep "
+    "high low long lost found again alone forever together somewhere nothing everything "
+    "window garden winter mountain island lonely little simple honey paper thunder danger "
+    "tender wonder believe remember beautiful tomorrow yesterday we are in the of my your and "
+    "to a with for from over under through is it come back down let keep take give know see "
+    "hear call turn move fly fade bring leave begin"
 ).split()  # fmt: skip
 
 T = TypeVar("T")
