@@ -13,12 +13,13 @@ import unicodedata
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from acestep.errors import InvalidRequest
+from acestep.regions import Region, describe, require_forward, settle
 from acestep.schema import Schema, setting
 
 INSTRUMENTAL = "[Instrumental]"
@@ -43,11 +44,13 @@ MIN_DURATION, MAX_DURATION = 10.0, 600.0  # seconds
 CODE_RATE = 5  # planner codes per second
 CODEBOOK_SIZE = 64_000
 MAX_TAKES = 8
+MAX_REGIONS = 32
 
 AudioFormat = Literal["flac", "wav", "wav24", "wav32", "mp3", "ogg", "opus"]
 Solver = Literal["euler", "heun", "sde"]
 GuidanceRule = Literal["apg", "cfg", "adg"]
 WaveletCorrection = Literal["off", "low", "high", "double", "pix"]
+RepaintMode = Literal["balanced", "conservative", "aggressive"]
 
 
 class Preset(BaseModel):
@@ -141,6 +144,26 @@ def _rows(value: object) -> object:
     return [value] if is_row else value
 
 
+def _regions(value: object) -> object:
+    """Pairs of seconds; one pair may be written without the brackets around it."""
+    pairs = [value] if _is_pair(value) else value
+    if not isinstance(pairs, list | tuple) or not all(map(_is_pair, pairs)):
+        raise PydanticCustomError(
+            "sentence",
+            "Regions are pairs of seconds, such as [[12, 20], [40.5, 48]] (you gave {value}).",
+            {"value": str(value)[:40]},
+        )
+    return pairs
+
+
+def _is_pair(value: object) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 2
+        and all(isinstance(x, int | float) and abs(x) <= 2 * MAX_DURATION for x in value)
+    )
+
+
 Text = Annotated[str, BeforeValidator(_text)]
 CodeRow = tuple[Annotated[int, Field(ge=0, lt=CODEBOOK_SIZE)], ...]
 File = Annotated[Path, BeforeValidator(_file)]
@@ -188,6 +211,8 @@ class Plan(Schema):
 
 class MusicRequest(Schema):
     """What all tasks share. Use `Text2Music`, `Repaint` or `Cover`."""
+
+    can_think: ClassVar[bool] = True  # whether the planner has a part in this task
 
     caption: Text = setting(
         "", "text", "Music Caption", "Genre, instruments, mood, voice.", max_length=512
@@ -293,7 +318,10 @@ class MusicRequest(Schema):
         le=MAX_TAKES,
     )
     normalize: bool = setting(
-        True, "output", "Normalize", "Bring the loudest sample to the peak level."
+        True,
+        "output",
+        "Normalize",
+        "Bring the loudest sample to the peak level; a repainted region to the song's own level.",
     )
     peak_db: float = setting(
         -1.0, "output", "Peak Level", "Level of the loudest sample.", unit="dBFS", ge=-10.0, le=0.0
@@ -364,7 +392,7 @@ class MusicRequest(Schema):
             )
         return self.model_copy(
             update={
-                "think": has_planner if self.think is None else self.think,
+                "think": self.can_think and has_planner if self.think is None else self.think,
                 "seed": draw_seed() if self.seed is None else self.seed,
             }
         )
@@ -392,7 +420,7 @@ class MusicRequest(Schema):
             }
         )
 
-    def _length(self, preset: Preset) -> float:
+    def _length(self, preset: Preset) -> float | None:
         """The user's length; else the codes', each a fifth of a second; else the plan's.
 
         Raises:
@@ -427,8 +455,31 @@ class Text2Music(MusicRequest):
         return self
 
 
-class Repaint(MusicRequest):
-    """A region of a song is made anew; the rest stays bit-identical."""
+class Edit(MusicRequest):
+    """What repaint and cover share: the source gives the length and takes the planner's place."""
+
+    can_think: ClassVar[bool] = False
+
+    @model_validator(mode="after")
+    def _follows_its_source(self) -> Self:
+        if self.duration is not None:
+            raise InvalidRequest(
+                "duration", "The source decides how long the song is: leave Audio Duration out."
+            )
+        if self.think or self.plan is not None:
+            raise InvalidRequest(
+                "think" if self.think else "plan",
+                "The 5Hz LM plans new songs only; this one follows its source. Leave "
+                + ("Think off." if self.think else "the plan out."),
+            )
+        return self
+
+    def _length(self, preset: Preset) -> None:
+        """Known when the source is read."""
+
+
+class Repaint(Edit):
+    """Regions of a song are made anew; the rest stays bit-identical."""
 
     task: Literal["repaint"] = "repaint"
     source_audio: File = setting(
@@ -442,11 +493,22 @@ class Repaint(MusicRequest):
     )  # fmt: skip
     repainting_end: float | None = setting(
         None, "source", "Repainting End",
-        "Where the region ends (empty: the end of the song); past the song adds music after it.",
-        unit="s", gt=0.0, le=2 * MAX_DURATION,
+        "Where the region ends (empty: the end of the song, or its beginning when the region "
+        "begins before it); past the song adds music after it.",
+        unit="s", ge=0.0, le=2 * MAX_DURATION,
+    )  # fmt: skip
+    regions: Annotated[tuple[Region, ...], BeforeValidator(_regions)] = setting(
+        (), "source", "Regions",
+        "Several regions at once, as pairs of seconds, instead of Repainting Start and End.",
+        max_length=MAX_REGIONS,
+    )  # fmt: skip
+    mode: RepaintMode = setting(
+        "balanced", "source", "Repaint Mode",
+        "balanced goes by Strength; conservative joins most smoothly; aggressive is freest.",
     )  # fmt: skip
     strength: float = setting(
-        0.5, "source", "Strength", "0 keeps closest to the original at the borders, 1 is free.",
+        0.5, "source", "Strength",
+        "0 keeps closest to the original at the borders, 1 is free; for the balanced mode.",
         ge=0.0, le=1.0,
     )  # fmt: skip
     crossfade: float = setting(
@@ -454,8 +516,55 @@ class Repaint(MusicRequest):
         unit="s", ge=0.0, le=2.0,
     )  # fmt: skip
 
+    @model_validator(mode="after")
+    def _has_one_kind_of_region(self) -> Self:
+        if self.regions and (self.repainting_start, self.repainting_end) != (0.0, None):
+            raise InvalidRequest(
+                "regions", "Give either Regions or Repainting Start and End, not both."
+            )
+        if self.regions:
+            require_forward(self.regions, "regions")
+        elif self.repainting_end is not None:
+            region = (self.repainting_start, self.repainting_end)
+            require_forward([region], "repainting_end")
+        return self
 
-class Cover(MusicRequest):
+    @model_validator(mode="after")
+    def _leaves_the_rest_alone(self) -> Self:
+        if self.fade_in or self.fade_out:
+            raise InvalidRequest(
+                "fade_in" if self.fade_in else "fade_out",
+                "A repaint keeps everything outside its region, so it cannot fade the song: "
+                "leave Fade In and Fade Out at 0.",
+            )
+        return self
+
+    def regions_of(self, source_seconds: float) -> tuple[Region, ...]:
+        """The regions on a source of this length: sorted, apart, in seconds of the source.
+
+        Raises:
+            InvalidRequest: a region lies past the song, or the song would become too long.
+        """
+        wanted = self.regions or [(self.repainting_start, self._end(source_seconds))]
+        field = "regions" if self.regions else "repainting_start"
+        return settle(wanted, source_seconds, MAX_DURATION, field)
+
+    def summary(self, source_seconds: float) -> str:
+        """What a run would do to a source of this length, in words.
+
+        Raises:
+            InvalidRequest: what the run would say, in the same sentence.
+        """
+        return describe(self.regions_of(source_seconds), source_seconds)
+
+    def _end(self, source_seconds: float) -> float:
+        if self.repainting_end is not None:
+            return self.repainting_end
+        # A beginning before the song, and nothing else, asks for an introduction.
+        return 0.0 if self.repainting_start < 0 else source_seconds
+
+
+class Cover(Edit):
     """A song in another style, with its structure kept."""
 
     task: Literal["cover"] = "cover"
@@ -471,6 +580,11 @@ class Cover(MusicRequest):
     cover_noise_strength: float = setting(
         0.0, "source", "Cover Noise Strength", "Starts closer to the source's own sound.",
         ge=0.0, le=1.0,
+    )  # fmt: skip
+    quantize: bool = setting(
+        True, "source", "Quantize",
+        "Follow the source through its 5 Hz codes, which keep structure and melody. Off follows "
+        "its sound itself: very close, so choose an Audio Cover Strength of 0.2 to 0.5.",
     )  # fmt: skip
 
     @model_validator(mode="after")

@@ -11,6 +11,7 @@ from torch import Tensor
 from acestep import audio, naming, recipe
 from acestep.errors import AudioError
 from acestep.health import Health
+from acestep.report import EditReport
 from acestep.request import MusicRequest
 
 
@@ -24,6 +25,7 @@ class Track:
         seed: this take's own seed.
         seconds: time spent per stage.
         recipe: everything about the track but its sound, as JSON data.
+        report: what an edit did to its source; None for a new song.
     """
 
     waveform: Tensor
@@ -35,6 +37,7 @@ class Track:
     warnings: list[str]
     recipe: dict[str, Any]
     sample_rate: int = audio.SAMPLE_RATE
+    report: EditReport | None = None
 
     @property
     def duration(self) -> float:

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "acestep"
 
 LEAVES = {
     "errors", "types", "schema", "request", "seeds", "progress",
-    "audio", "containers", "health", "naming", "recipe", "weights",
+    "audio", "containers", "health", "naming", "recipe", "regions", "report", "weights",
 }  # fmt: skip
 ALLOWED = {
     "models": {"models", "errors", "types", "weights"},
