@@ -138,6 +138,21 @@ def compose(
     return score
 
 
+def describe(score: Score, rng: np.random.Generator) -> str:
+    """A caption that is true of the score."""
+    style = GENRES[score.genre]
+    return words.caption(
+        rng,
+        names=style.names,
+        moods=style.moods,
+        instruments=[track.instrument for track in score.tracks.values()],
+        kit=score.kit,
+        bpm=score.bpm,
+        key_scale=score.key_scale,
+        time_signature=score.time_signature,
+    )
+
+
 class _Writer:
     """Fills one score, part by part."""
 
@@ -166,16 +181,7 @@ class _Writer:
             self._write_lead(lead)
         if score.kit is not None:
             self._write_drums()
-        score.caption = words.caption(
-            rng,
-            names=self.style.names,
-            moods=self.style.moods,
-            instruments=[track.instrument for track in score.tracks.values()],
-            kit=score.kit,
-            bpm=score.bpm,
-            key_scale=score.key_scale,
-            time_signature=score.time_signature,
-        )
+        score.caption = describe(score, rng)
 
     def _time(self, bar: int, step: float) -> float:
         """Seconds of a step; every second sixteenth (eighth, in jazz) comes late with swing."""
