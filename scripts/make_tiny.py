@@ -146,13 +146,7 @@ def write_vae(folder: Path) -> None:
 
 
 def write_text_encoder(folder: Path, tokenizer: Tokenizer) -> None:
-    """The end token that Qwen3-Embedding's tokenizer appends is appended here too."""
-    tokenizer = Tokenizer.from_str(tokenizer.to_str())
-    end = CONTROL_TOKENS[0]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"$A {end}", special_tokens=[(end, tokenizer.token_to_id(end))]
-    )
-    _write_qwen3(folder, tokenizer)
+    _write_qwen3(folder, with_end(tokenizer))
 
 
 def write_planner(folder: Path, tokenizer: Tokenizer) -> None:
@@ -173,6 +167,16 @@ def with_codes(tokenizer: Tokenizer, count: int) -> Tokenizer:
     """A copy that also knows `count` audio codes."""
     copy = Tokenizer.from_str(tokenizer.to_str())
     copy.add_special_tokens([f"<|audio_code_{code}|>" for code in range(count)])
+    return copy
+
+
+def with_end(tokenizer: Tokenizer) -> Tokenizer:
+    """A copy that appends the end token, as Qwen3-Embedding's tokenizer does."""
+    copy = Tokenizer.from_str(tokenizer.to_str())
+    end = CONTROL_TOKENS[0]
+    copy.post_processor = processors.TemplateProcessing(
+        single=f"$A {end}", special_tokens=[(end, tokenizer.token_to_id(end))]
+    )
     return copy
 
 

@@ -1,0 +1,150 @@
+"""What the planner learns from: prompts as the product sends them, and what it should have written.
+
+A lesson is a pure function of its seed. Most ask for a song; the rest are the unconditional
+prompts that guidance steers away from, and the helper modes.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import yaml
+
+from acestep.planner import prompt as prompts
+from acestep.planner.plan import codes_to_text, field_lines, to_text
+from acestep.planner.vocabulary import END
+from acestep.request import INSTRUMENTAL, LANGUAGES, Plan, Text2Music
+from scripts.nano.codes import codes
+from scripts.nano.genres import GENRES
+from scripts.nano.score import Score, compose
+from scripts.nano.wording import Wording, word
+
+DURATIONS = {10: 0.12, 12: 0.06, 15: 0.14, 20: 0.4, 25: 0.08, 30: 0.15, 60: 0.02}  # seconds: share
+OTHER_DURATIONS = (10, 31)  # whole seconds, the rest of the share
+KINDS = {
+    "song": 0.73,
+    "codes given another plan": 0.04,
+    "unconditional codes": 0.1,
+    "unconditional metadata": 0.04,
+    "understand": 0.04,
+    "create": 0.025,
+    "format": 0.025,
+}
+
+
+class Lesson(NamedTuple):
+    """A prompt, and the answer that continues it."""
+
+    prompt: str
+    answer: str
+
+
+def lesson(seed: int) -> Lesson:
+    """The lesson of a seed."""
+    rng = np.random.default_rng([seed, 2])
+    score = compose(seed, _duration(rng))
+    wording = word(score, rng)
+    kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
+    return _LESSONS[kind](score, wording, rng)
+
+
+def asked(score: Score, wording: Wording, rng: np.random.Generator) -> Text2Music:
+    """The request: a caption and lyrics; sometimes lyrics alone."""
+    is_bare = score.language != "unknown" and rng.random() < 0.03
+    return Text2Music(caption="" if is_bare else wording.caption, lyrics=wording.lyrics)
+
+
+def planned(score: Score, wording: Wording, language: str | None = None) -> Plan:
+    """The metadata that the planner should write."""
+    return Plan(
+        caption=wording.detailed,
+        bpm=score.bpm,
+        duration=score.duration,
+        key_scale=wording.key_scale,
+        time_signature=score.time_signature,
+        vocal_language=language or score.language,
+    )
+
+
+def describing(plan: Plan, genres: str, lyrics: str) -> str:
+    """The answer of the helper modes; `acestep.planner.plan.describe` reads it."""
+    lines = {**field_lines(plan), "genres": yaml.safe_dump({"genres": genres}).strip()}
+    block = "\n".join(lines[name] for name in sorted(lines))
+    return f"<think>\n{block}\n</think>\n# Lyric\n{lyrics}\n{END}"
+
+
+def _song(score: Score, wording: Wording, rng: np.random.Generator) -> Lesson:
+    """Both phases in one text: the second prompt is the first one and what was written to it."""
+    # The lyrics are English by their sounds, whatever language the user says they are in.
+    is_foreign = score.language != "unknown" and rng.random() < 0.05
+    language = LANGUAGES[rng.integers(len(LANGUAGES))] if is_foreign else None
+    request = asked(score, wording, rng)
+    opening = prompts.metadata_prompt(request).conditional
+    whole = prompts.codes_prompt(request, planned(score, wording, language)).conditional
+    assert whole.startswith(opening)
+    return Lesson(opening, whole.removeprefix(opening) + _codes(score))
+
+
+def _codes_given_another_plan(score: Score, wording: Wording, rng: np.random.Generator) -> Lesson:
+    """The user's values stand in the block, even where the caption says otherwise."""
+    other = compose(
+        int(rng.integers(2**32)),
+        score.duration,
+        genre=score.genre,
+        drums=score.kit is not None,
+        voice=bool(score.syllables),
+    )
+    chosen = word(other, rng)._replace(caption=wording.caption, detailed=wording.detailed)
+    prompt = prompts.codes_prompt(asked(other, chosen, rng), planned(other, chosen))
+    return Lesson(prompt.conditional, _codes(other))
+
+
+def _unconditional_codes(score: Score, wording: Wording, rng: np.random.Generator) -> Lesson:
+    request = asked(score, wording, rng)
+    return Lesson(prompts.codes_prompt(request, Plan()).unconditional, _codes(score))
+
+
+def _unconditional_metadata(score: Score, wording: Wording, rng: np.random.Generator) -> Lesson:
+    request = asked(score, wording, rng)
+    block = to_text(planned(score, wording))
+    return Lesson(prompts.metadata_prompt(request).unconditional, block)
+
+
+def _understand(score: Score, wording: Wording, rng: np.random.Generator) -> Lesson:
+    heard = () if rng.random() < 0.1 else codes(score)
+    return Lesson(prompts.understand_prompt(heard), _description(score, wording))
+
+
+def _create(score: Score, wording: Wording, rng: np.random.Generator) -> Lesson:
+    idea = "" if rng.random() < 0.1 else wording.caption
+    prompt = prompts.create_prompt(idea, instrumental=score.lyrics == INSTRUMENTAL)
+    return Lesson(prompt, _description(score, wording))
+
+
+def _format(score: Score, wording: Wording, rng: np.random.Generator) -> Lesson:
+    caption = "" if rng.random() < 0.05 else wording.caption
+    return Lesson(prompts.format_prompt(caption, wording.lyrics), _description(score, wording))
+
+
+_LESSONS = {
+    "song": _song,
+    "codes given another plan": _codes_given_another_plan,
+    "unconditional codes": _unconditional_codes,
+    "unconditional metadata": _unconditional_metadata,
+    "understand": _understand,
+    "create": _create,
+    "format": _format,
+}
+
+
+def _duration(rng: np.random.Generator) -> float:
+    choices = list(DURATIONS)
+    at = rng.choice(len(choices) + 1, p=[*DURATIONS.values(), 1 - sum(DURATIONS.values())])
+    return float(choices[at] if at < len(choices) else rng.integers(*OTHER_DURATIONS))
+
+
+def _codes(score: Score) -> str:
+    return codes_to_text(codes(score)) + END
+
+
+def _description(score: Score, wording: Wording) -> str:
+    return describing(planned(score, wording), GENRES[score.genre].names[0], score.lyrics)

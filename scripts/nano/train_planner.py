@@ -1,0 +1,174 @@
+"""Train the nano planner: a language model of prompts, `<think>` blocks and 5 Hz codes.
+
+    uv run python -m scripts.nano.train_planner configs/nano/planner.toml
+
+It reads `lessons`, which need no sound, and is judged on songs it has not read. A code stands for
+several facts at once, so its row of the embedding is the sum of one row per fact and one of its
+own: what is learnt about a kick holds for every chord it can fall on. The sum is what is exported.
+"""
+
+import argparse
+import math
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrize
+
+from acestep.models.qwen3 import Qwen3
+from acestep.planner.vocabulary import Vocabulary
+from acestep.types import TokenIds
+from scripts.nano import codes, judge_planner, qwen3, tokenizer
+from scripts.nano.lessons import Lesson, lesson
+from scripts.nano.songs import HELD_OUT, TRAINING
+from scripts.nano.trainer import Training, read_config, train
+
+GROUP = 16  # batches that are sorted by length together, so that little is padding
+ROWS = 0.05  # standard deviation of the embedding's first numbers
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Lessons side by side; True in `is_answer` where a token is the planner's to write."""
+
+    ids: TokenIds
+    is_answer: Bool[Tensor, "batch token"]
+
+
+class SumOfFacts(nn.Module):
+    """Gives each code's row of the embedding a share in the rows of the facts it stands for."""
+
+    def __init__(self, first_code: int, width: int) -> None:
+        super().__init__()
+        levels = codes.LEVELS
+        facts = torch.tensor([codes.digits(codes.decode(c)) for c in range(math.prod(levels))])
+        # The chord takes two dimensions of the code and is one fact.
+        answers = [facts[:, 0], facts[:, 1], facts[:, 2], facts[:, 3] * levels[4] + facts[:, 4]]
+        sizes = [*levels[:3], levels[3] * levels[4]]
+        parts = [F.one_hot(a, n).float() for a, n in zip(answers, sizes, strict=True)]
+        self.first_code = first_code
+        self.register_buffer("share", torch.cat(parts, dim=1), persistent=False)
+        self.rows = nn.Parameter(ROWS * torch.randn(sum(sizes), width) / math.sqrt(len(sizes)))
+
+    share: Float[Tensor, "code fact"]
+
+    def forward(self, weight: Float[Tensor, "token width"]) -> Float[Tensor, "token width"]:
+        text, own = weight.tensor_split([self.first_code])
+        return torch.cat([text, own + self.share @ self.rows])
+
+
+class Lessons:
+    """Endless batches of lessons of similar length."""
+
+    def __init__(self, vocabulary: Vocabulary, batch: int, longest: int) -> None:
+        """
+        Args:
+            longest: tokens; lessons beyond it are cut, which only the longest songs are.
+        """
+        self.vocabulary, self.batch, self.longest = vocabulary, batch, longest
+        self._group = lru_cache(maxsize=1)(self._make_group)
+
+    def __call__(self, number: int) -> Batch:
+        """The batch of a step, the same whenever it is asked for."""
+        return self._group(number // GROUP)[number % GROUP]
+
+    def _make_group(self, group: int) -> list[Batch]:
+        count = GROUP * self.batch
+        first = TRAINING + group * count
+        encoded = [self.encode(lesson(seed)) for seed in range(first, first + count)]
+        encoded.sort(key=lambda parts: len(parts[0]) + len(parts[1]))
+        batches = [encoded[at : at + self.batch] for at in range(0, count, self.batch)]
+        order = torch.randperm(GROUP, generator=torch.Generator().manual_seed(group))
+        return [collate(batches[at], self.longest) for at in order]
+
+    def encode(self, asked: Lesson) -> tuple[list[int], list[int]]:
+        """Prompt and answer as tokens; control tokens keep their border."""
+        return self.vocabulary.encode(asked.prompt), self.vocabulary.encode(asked.answer)
+
+
+def collate(encoded: Sequence[tuple[list[int], list[int]]], longest: int) -> Batch:
+    """Lessons as one batch, padded on the right."""
+    ids, is_real = qwen3.pad([[*prompt, *answer][:longest] for prompt, answer in encoded])
+    starts = torch.tensor([len(prompt) for prompt, _ in encoded])
+    return Batch(ids, is_real & (torch.arange(ids.shape[1]) >= starts[:, None]))
+
+
+def losses(model: Qwen3, batch: Batch, first_code: int, text_weight: float) -> dict[str, Tensor]:
+    """Cross-entropy of the answers, codes and words apart."""
+    with parametrize.cached():
+        states = model(batch.ids[:, :-1])
+        wanted = batch.is_answer[:, 1:]
+        right = batch.ids[:, 1:][wanted]
+        logits = F.linear(states[wanted], model.embed_tokens.weight)
+    each = F.cross_entropy(logits, right, reduction="none")
+    is_code = right >= first_code
+    return {"codes": _mean(each[is_code]), "text": text_weight * _mean(each[~is_code])}
+
+
+def build(network: dict, vocabulary: Vocabulary, seed: int) -> Qwen3:
+    """A fresh planner whose code rows are sums of facts."""
+    torch.manual_seed(seed)
+    model = qwen3.build(network, vocabulary.size, seed, rows=ROWS)
+    facts = SumOfFacts(vocabulary.first_code, model.config.hidden_size)
+    with torch.no_grad():
+        model.embed_tokens.weight[vocabulary.first_code :] *= 0.2  # its own part starts small
+    parametrize.register_parametrization(model.embed_tokens, "weight", facts)
+    return model
+
+
+def plain(model: Qwen3) -> Qwen3:
+    """A copy with the sums written out: the network that the product knows."""
+    copy = deepcopy(model)
+    parametrize.remove_parametrizations(copy.embed_tokens, "weight")
+    return copy
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train the nano planner.")
+    parser.add_argument("config", type=Path, help="such as configs/nano/planner.toml")
+    config = read_config(parser.parse_args().config)
+    words = tokenizer.with_audio_codes(tokenizer.read_or_make(Path(config["tokenizer"])))
+    vocabulary = Vocabulary(words)
+    network, folder, weight = config["network"], Path(config["folder"]), config["text_weight"]
+    model = build(network, vocabulary, config["seed"])
+    lessons = Lessons(vocabulary, config["batch"], config["longest"])
+    training: Training = config["training"]
+    held_out = [
+        collate([lessons.encode(lesson(HELD_OUT + i * 16 + j)) for j in range(16)], lessons.longest)
+        for i in range(config["held_out"] // 16)
+    ]
+
+    def loss_of(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        assert isinstance(model, Qwen3)
+        return losses(model, batch, vocabulary.first_code, weight)
+
+    def validate(model: nn.Module) -> float:
+        return float(torch.stack([loss_of(model, batch)["codes"] for batch in held_out]).mean())
+
+    def export(model: nn.Module) -> None:
+        assert isinstance(model, Qwen3)
+        qwen3.write(folder, network, words, plain(model))
+
+    train(
+        model,
+        lambda step: loss_of(model, lessons(step)),
+        training,
+        Path(config["progress"]),
+        validate=validate,
+        export=export,
+    )
+    print(judge_planner.judge(folder, config["judged"]).to_json(), flush=True)
+
+
+def _mean(losses: Float[Tensor, " token"]) -> Float[Tensor, ""]:
+    return losses.sum() / max(1, len(losses))
+
+
+if __name__ == "__main__":
+    main()
