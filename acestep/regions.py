@@ -4,6 +4,7 @@ A region may begin before the song or end after it, which is how a song is exten
 about samples.
 """
 
+import re
 from collections.abc import Sequence
 
 from acestep.errors import InvalidRequest
@@ -14,6 +15,19 @@ SHORTEST = 0.04  # seconds: one latent frame
 # Times are shown to a tenth of a second, so a region that begins so little past the end of the song
 # was meant to begin there.
 TOLERANCE = 0.1
+
+_WRITTEN = re.compile(r"\s*([-−]?\d+(?:\.\d*)?)\s*(?::|–|to)\s*([-−]?\d+(?:\.\d*)?)\s*")
+
+
+def read(text: str) -> list[list[float]] | str:
+    """Regions as people write them, `12:20` or `12 to 20`, with commas between several; the text
+    itself where it says something else."""
+    regions: list[list[float]] = []
+    for part in filter(str.strip, re.split("[,;\n]", text)):
+        if (pair := _WRITTEN.fullmatch(part)) is None:
+            return text
+        regions.append([float(seconds.replace("−", "-")) for seconds in pair.groups()])
+    return regions
 
 
 def require_forward(regions: Sequence[Region], field: str) -> None:

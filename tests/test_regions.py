@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from acestep.errors import InvalidRequest
-from acestep.regions import clock, listed
+from acestep.regions import clock, listed, read
 from acestep.request import Repaint, parse_request
 
 
@@ -152,3 +152,18 @@ def test_times_are_written_as_people_read_them() -> None:
     assert [listed(words) for words in (["a"], ["a", "b"], ["a", "b", "c"])] == [
         "a", "a and b", "a, b and c",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "pairs"),
+    [
+        ("12:20", [[12, 20]]),
+        ("12 to 20, 40.5–48", [[12, 20], [40.5, 48]]),
+        ("-5:3; −2 to 0\n7 : 8", [[-5, 3], [-2, 0], [7, 8]]),
+        ("", []),
+        ("12", "12"),
+        ("1:2, soon", "1:2, soon"),
+    ],
+)
+def test_regions_are_read_as_people_write_them(text: str, pairs: object) -> None:
+    assert read(text) == pairs

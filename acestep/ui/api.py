@@ -16,26 +16,27 @@ from gradio.events import api as add_endpoint
 from acestep.errors import InvalidRequest
 from acestep.request import MusicRequest, parse_request
 from acestep.ui.boundary import bounded
+from acestep.ui.form import UPLOADED
 from acestep.ui.worker import SavedTake, Worker
 
 POLL_SECONDS = 0.1
-UPLOADED = ("reference_audio", "source_audio")
 
 
 def expose(worker: Worker) -> None:
     """Add the endpoint to the current page."""
 
     def generate(request: dict[str, Any]) -> Iterator[list[dict[str, Any]]]:
-        """Make music from a request: the fields of Text2Music as JSON; all but caption may be left
-        out. Upload reference_audio with gradio_client.handle_file. Returns one entry per take:
-        file, recipe, take, seed, duration, seconds and warnings."""
+        """Make music from a request as JSON: the fields of Text2Music, of which all but caption
+        may be left out, or {"task": "repaint", …} or {"task": "cover", …} with their fields. Upload
+        reference_audio and source_audio with gradio_client.handle_file. Returns one entry per take:
+        file, recipe, take, seed, duration, seconds, warnings and report."""
         run = worker.submit(read(request))
         try:
             while not run.wait(POLL_SECONDS):
                 yield []
         finally:  # the caller went away or cancelled the job: nobody else holds this run
             run.cancel()
-        yield [_entry(take) for take in run.takes()]
+        yield [_entry(take) for take in run.result()]
 
     add_endpoint(
         bounded(generate),
@@ -77,6 +78,7 @@ def _entry(take: SavedTake) -> dict[str, Any]:
         "duration": take.duration,
         "seconds": dict(take.seconds),
         "warnings": list(take.warnings),
+        "report": list(take.report),
     }
 
 

@@ -2,20 +2,22 @@
 
 import html
 import socket
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import TimeoutError as StillLoading
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
-from typing import Any
 
 import gradio as gr
 from gradio.themes import Base, Default
 from starlette.middleware import Middleware
 
 from acestep.errors import AceStepError, PortBusy, Unavailable
-from acestep.ui import DEFAULT_HOST, DEFAULT_PORT, api, text2music
+from acestep.ui import DEFAULT_HOST, DEFAULT_PORT, api, cover, repaint, text2music
+from acestep.ui.actions import Actions
+from acestep.ui.events import POLL_SECONDS, WATCHERS, Updates
 from acestep.ui.guard import LOOPBACK_HOSTS, HostGuard, OriginGuard
+from acestep.ui.tabs import Tab
 from acestep.ui.worker import Service, Worker
 
 PORTS_TRIED = 100  # from the default one up, when nobody named a port
@@ -151,33 +153,36 @@ def _page(worker: Worker) -> gr.Blocks:
         with gr.Row(elem_id="header"):
             gr.HTML("<h1>ACE-Step 1.5</h1>")
             status = gr.HTML(_status("Loading the model …"), elem_id="status")
-        with gr.Tabs(), gr.Tab("Text2Music"):
-            tab = text2music.build(worker)
+        with gr.Row():
+            with gr.Column(scale=3, min_width=320), gr.Tabs() as row:
+                tabs = (text2music.build(), repaint.build(), cover.build())
+            with gr.Column(scale=2, min_width=320, elem_id="side"):
+                actions = Actions(tabs)
+        actions.wire(row, worker)
+        cover.wire(tabs[-1], actions, worker)
         api.expose(worker)
 
-        def show_service() -> Iterator[dict[Any, Any]]:
-            yield from _watch_loading(worker, status, tab)
+        def show_service() -> Iterator[Updates]:
+            yield from _watch_loading(worker, status, tabs)
 
         page.load(
             show_service,
             None,
-            [status, tab.planner, *tab.form.components],
+            [status, *(part for tab in tabs for part in tab.components)],
             show_progress="hidden",
-            concurrency_limit=text2music.WATCHERS,
+            concurrency_limit=WATCHERS,
             api_visibility="private",
         )
     return page.queue(max_size=20)
 
 
-def _watch_loading(
-    worker: Worker, status: gr.HTML, tab: text2music.Text2MusicTab
-) -> Iterator[dict[Any, Any]]:
+def _watch_loading(worker: Worker, status: gr.HTML, tabs: Iterable[Tab]) -> Iterator[Updates]:
     """Say that the service loads, then what it is, and fit the form to it."""
     loading = worker.start()
     yield {status: _status("Loading the model …")}
     while True:
         try:
-            service = loading.result(timeout=text2music.POLL_SECONDS)
+            service = loading.result(timeout=POLL_SECONDS)
         except StillLoading:
             continue
         except AceStepError as error:
@@ -187,8 +192,13 @@ def _watch_loading(
             status: _status(
                 f"Ready · {service.model} · {service.device_name}", service.planner_engine
             ),
-            tab.planner: gr.update(visible=service.has_planner),
-            **tab.form.suit(service.preset, has_planner=service.has_planner),
+            **{
+                part: update
+                for tab in tabs
+                for part, update in tab.suit(
+                    service.preset, has_planner=service.has_planner
+                ).items()
+            },
         }
         return
 

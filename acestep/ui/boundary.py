@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from acestep.errors import AceStepError, Cancelled, InvalidRequest
-from acestep.request import Text2Music
+from acestep.request import TASKS
 
 SECONDS_SHOWN = 30
 
@@ -47,8 +47,9 @@ def shown(error: AceStepError) -> gr.Error:
     """
     title = "Error"
     if isinstance(error, InvalidRequest):
-        field = Text2Music.model_fields.get(error.field)
-        title = (field.title if field else None) or error.field or "Request"
+        fields = (schema.model_fields.get(error.field) for schema in TASKS.values())
+        titles = [field.title for field in fields if field is not None and field.title]
+        title = next(iter(titles), error.field or "Request")
     elif isinstance(error, Cancelled):
         title = "Cancelled"
     return gr.Error(

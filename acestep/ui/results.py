@@ -1,7 +1,7 @@
 """What a run shows: where it is while it works, a player for each take when it is done."""
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,13 +37,18 @@ class Slot:
     facts: gr.HTML
     song: gr.DownloadButton
     recipe: gr.DownloadButton
+    sends: dict[str, gr.Button]  # by task: puts the take into that tab as its source
 
 
 class Results:
-    """A fixed row of slots, hidden until a run fills them."""
+    """A fixed row of slots, hidden until a run fills them.
 
-    def __init__(self) -> None:
-        self.slots = [_slot(number) for number in range(1, MAX_TAKES + 1)]
+    Args:
+        edits: the tasks a take can be sent to, by name with the words on the button.
+    """
+
+    def __init__(self, edits: Mapping[str, str]) -> None:
+        self.slots = [_slot(number, edits) for number in range(1, MAX_TAKES + 1)]
 
     def show(self, takes: Sequence[SavedTake]) -> dict[Block, Any]:
         """Updates that put these takes into the slots and hide the rest."""
@@ -72,7 +77,7 @@ class Results:
         ]
 
 
-def _slot(number: int) -> Slot:
+def _slot(number: int, edits: Mapping[str, str]) -> Slot:
     with gr.Group(visible=False, elem_classes="take") as group:
         player = gr.Audio(
             type="filepath",
@@ -89,7 +94,14 @@ def _slot(number: int) -> Slot:
             recipe = gr.DownloadButton(
                 "Recipe (JSON)", size="sm", elem_id=f"recipe-{number}", elem_classes="save"
             )
-    return Slot(group, player, details, song, recipe)
+        with gr.Row():
+            sends = {
+                task: gr.Button(
+                    words, size="sm", elem_id=f"{task}-this-{number}", elem_classes="save"
+                )
+                for task, words in edits.items()
+            }
+    return Slot(group, player, details, song, recipe, sends)
 
 
 def recipe_path(song: Path) -> Path:
@@ -98,12 +110,13 @@ def recipe_path(song: Path) -> Path:
 
 
 def facts(take: SavedTake) -> str:
-    """Seed, length, seconds of work and warnings of a take, as HTML."""
+    """Seed, length, seconds of work, what an edit did and warnings of a take, as HTML."""
     work = " · ".join(f"{stage} {seconds:.1f} s" for stage, seconds in take.seconds.items())
     lines = [
         f"<strong>Take {take.take + 1}</strong> · seed <code>{take.seed}</code> · "
         f"{take.duration:.1f} s of music in {sum(take.seconds.values()):.1f} s",
         f"<small>{html.escape(work)}</small>",
+        *(html.escape(text) for text in take.report),
         *(f'<span class="warning">Note: {html.escape(text)}</span>' for text in take.warnings),
         f"<small>Saved as <code>{html.escape(str(take.path))}</code></small>",
     ]

@@ -10,16 +10,26 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from acestep.errors import Cancelled, Unavailable
 from acestep.progress import CancelToken, Progress
-from acestep.request import MusicRequest, Preset
+from acestep.request import MusicRequest, Plan, Preset
+from acestep.ui.sources import original
 
-MAX_WAITING = 20  # requests behind the running one
+MAX_WAITING = 20  # runs behind the running one
+
+Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
+
+
+class Report(Protocol):
+    """What the page needs of an `EditReport`."""
+
+    def sentences(self) -> Sequence[str]: ...
 
 
 class Take(Protocol):
@@ -37,6 +47,8 @@ class Take(Protocol):
     def warnings(self) -> Sequence[str]: ...
     @property
     def recipe(self) -> Mapping[str, Any]: ...
+    @property
+    def report(self) -> Report | None: ...
     def save_in(self, folder: Path, /) -> Path: ...
 
 
@@ -59,11 +71,21 @@ class Service(Protocol):
         on_progress: Callable[[Progress], None] | None = None,
         cancel: CancelToken | None = None,
     ) -> Sequence[Take]: ...
+    def understand(
+        self,
+        source: Path,
+        on_progress: Callable[[Progress], None] | None = None,
+        cancel: CancelToken | None = None,
+    ) -> Plan: ...
+
+
+Work = Callable[[Service, "Run[Result]"], Result]
 
 
 @dataclass(frozen=True)
 class SavedTake:
-    """One finished take on disk. `duration` is seconds of music, `seconds` of work by stage."""
+    """One finished take on disk. `duration` is seconds of music, `seconds` of work by stage;
+    `report` says what an edit did, a sentence each."""
 
     path: Path
     take: int
@@ -72,21 +94,21 @@ class SavedTake:
     seconds: Mapping[str, float]
     warnings: Sequence[str]
     recipe: Mapping[str, Any]
+    report: Sequence[str] = ()
 
 
-class Run:
-    """One request on its way: ask it where it is, wait for it, or cancel it, from any thread."""
+class Run(Generic[Result]):
+    """Work on its way: ask it where it is, wait for it, or cancel it, from any thread."""
 
-    def __init__(self, request: MusicRequest) -> None:
-        self.request = request
+    def __init__(self) -> None:
         self.progress: Progress | None = None
         self.token = CancelToken()
-        self.saved: Future[list[SavedTake]] = Future()
+        self.ended: Future[Result] = Future()
 
     def cancel(self) -> None:
         """End at the next step, tile or token; at once when the run has not begun."""
         self.token.cancel()
-        self.saved.cancel()
+        self.ended.cancel()
 
     @property
     def cancelled(self) -> bool:
@@ -94,23 +116,23 @@ class Run:
 
     @property
     def done(self) -> bool:
-        return self.saved.done()
+        return self.ended.done()
 
     def wait(self, seconds: float) -> bool:
         """Wait at most so long; whether the run is done."""
         if not self.done:  # a run cancelled before it began is done, but `wait_for` waits on
-            wait_for([self.saved], timeout=seconds)
+            wait_for([self.ended], timeout=seconds)
         return self.done
 
-    def takes(self) -> list[SavedTake]:
-        """The finished takes, once done.
+    def result(self) -> Result:
+        """What came of it, once done.
 
         Raises:
             AceStepError: what stopped the run.
         """
-        if self.saved.cancelled():
+        if self.ended.cancelled():
             raise Cancelled("Cancelled. Nothing was written.")
-        return self.saved.result()
+        return self.ended.result()
 
     def report(self, progress: Progress) -> None:
         self.progress = progress
@@ -128,7 +150,7 @@ class Worker:
         self.output_dir = output_dir
         self._load_service = load_service
         self._loading: Future[Service] | None = None
-        self._runs: list[Run] = []
+        self._runs: list[Run[Any]] = []
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="acestep")
 
@@ -146,38 +168,63 @@ class Worker:
         loading = self._loading
         return loading.result() if loading and loading.done() and not _failed(loading) else None
 
-    def submit(self, request: MusicRequest) -> Run:
-        """Queue a request.
+    def submit(self, request: MusicRequest) -> Run[list[SavedTake]]:
+        """Queue a request; its result is the finished takes.
 
         Raises:
             InvalidRequest: the loaded checkpoint cannot do it.
             Unavailable: too many are waiting.
         """
+        request = self._with_originals(request)
         loading = self.start()
         if (service := self.service) is not None:
             request.resolve(service.preset, has_planner=service.has_planner)
-        run = Run(request)
+        return self._queue(loading, partial(self._render, request))
+
+    def understand(self, upload: Path) -> Run[Plan]:
+        """Queue a look at a recording; the result is what the planner hears in it.
+
+        Raises:
+            Unavailable: too many runs are waiting.
+        """
+        song = original(upload, self.output_dir)
+        return self._queue(
+            self.start(),
+            lambda service, run: service.understand(song, run.report, run.token),
+        )
+
+    def _queue(self, loading: Future[Service], work: Work[Result]) -> Run[Result]:
+        run: Run[Result] = Run()
         with self._lock:
             self._runs = [other for other in self._runs if not other.done]
             if len(self._runs) > MAX_WAITING:
                 raise Unavailable(f"{MAX_WAITING} songs are already waiting. Try again later.")
             self._runs.append(run)
-            run.saved = self._thread.submit(self._execute, run, loading)
+            run.ended = self._thread.submit(lambda: work(loading.result(), run))
         return run
 
-    def ahead_of(self, run: Run) -> int:
+    def ahead_of(self, run: Run[Any]) -> int:
         """How many unfinished runs are before this one."""
         with self._lock:
             before = self._runs[: self._runs.index(run)] if run in self._runs else []
         return sum(not other.done for other in before)
 
-    def _execute(self, run: Run, loading: Future[Service]) -> list[SavedTake]:
-        tracks = loading.result().run(run.request, run.report, run.token)
-        saved = []
+    def _render(
+        self, request: MusicRequest, service: Service, run: Run[list[SavedTake]]
+    ) -> list[SavedTake]:
+        tracks = service.run(request, run.report, run.token)
+        saved: list[SavedTake] = []
         for track in tracks:
             run.report(Progress("saving", len(saved), len(tracks)))
             saved.append(_save(track, self.output_dir))
         return saved
+
+    def _with_originals(self, request: MusicRequest) -> MusicRequest:
+        """The request, about our own songs where it names copies of them."""
+        source = getattr(request, "source_audio", None)
+        if source is None:
+            return request
+        return request.model_copy(update={"source_audio": original(source, self.output_dir)})
 
     def close(self) -> None:
         """Cancel what runs and what waits. Does not wait for it."""
@@ -203,4 +250,5 @@ def _save(track: Take, output_dir: Path) -> SavedTake:
         seconds=dict(track.seconds),
         warnings=list(track.warnings),
         recipe=dict(track.recipe),
+        report=track.report.sentences() if track.report else (),
     )

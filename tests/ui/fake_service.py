@@ -11,7 +11,9 @@ import numpy as np
 import soundfile
 
 from acestep.progress import CancelToken, Progress, Reporter
-from acestep.request import MusicRequest, Preset
+from acestep.recipe import pack
+from acestep.report import EditReport
+from acestep.request import Cover, MusicRequest, Plan, Preset, Repaint
 from acestep.seeds import take_seed
 
 SAMPLE_RATE = 48_000
@@ -37,17 +39,18 @@ class FakeTrack:
     seconds: Mapping[str, float]
     warnings: list[str]
     recipe: dict[str, Any]
-
-    @property
-    def duration(self) -> float:
-        return self.request.duration or 0.0
+    duration: float
+    report: EditReport | None = None
 
     def save_in(self, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{len(list(folder.glob('*.flac'))) + 1:04d}_text2music_fake.flac"
+        task = self.recipe["request"]["task"]
+        path = folder / f"{len(list(folder.glob('*.flac'))) + 1:04d}_{task}_fake.flac"
         t = np.arange(round(self.duration * SAMPLE_RATE)) / SAMPLE_RATE
         wave = 0.3 * np.sin(2 * np.pi * 220 * (self.take + 1) * t) * (1 - t / t[-1])
-        soundfile.write(path, np.stack([wave, wave], axis=1), SAMPLE_RATE)
+        with soundfile.SoundFile(path, "w", SAMPLE_RATE, 2) as sound:
+            sound.comment = pack(self.recipe)
+            sound.write(np.stack([wave, wave], axis=1))
         path.with_suffix(".json").write_text(json.dumps(self.recipe))
         return path
 
@@ -64,6 +67,7 @@ class FakeService:
     step_seconds: float = 0.01
     failure: Exception | None = None
     requests: list[MusicRequest] = field(default_factory=list)
+    heard: list[Path] = field(default_factory=list)
 
     def run(
         self,
@@ -88,4 +92,32 @@ class FakeService:
     def _track(self, request: MusicRequest, take: int, seconds: Mapping[str, float]) -> FakeTrack:
         seed = take_seed(request.seed or 0, take)
         recipe = {"request": request.model_dump(mode="json"), "take": take, "seed": seed}
-        return FakeTrack(request, take, seed, seconds, request.warnings(), recipe)
+        return FakeTrack(
+            request, take, seed, seconds, request.warnings(), recipe, *_edited(request)
+        )
+
+    def understand(
+        self,
+        source: Path,
+        on_progress: Callable[[Progress], None] | None = None,
+        cancel: CancelToken | None = None,
+    ) -> Plan:
+        self.heard.append(source)
+        report = Reporter(on_progress, cancel)
+        for token in range(5):
+            report("planning", token, 5)
+            time.sleep(self.step_seconds)
+        return Plan(bpm=96, key_scale="E minor")
+
+
+def _edited(request: MusicRequest) -> tuple[float, EditReport | None]:
+    """How long the track is, and what is said about an edit."""
+    if not isinstance(request, Repaint | Cover):
+        return request.duration or 0.0, None
+    seconds = soundfile.info(request.source_audio).duration
+    if isinstance(request, Cover):
+        return seconds, EditReport(chroma_similarity=0.83, source="Compared with the source.")
+    regions = request.regions_of(seconds)
+    longer = max(regions[-1][1], seconds) - min(regions[0][0], 0.0)
+    notes = ("Nothing audible changed.",)
+    return longer, EditReport(seams=(0.9, 1.0), source="The file's own samples.", notes=notes)

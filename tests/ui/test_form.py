@@ -84,7 +84,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
 
 def drawn() -> Form:
     with gr.Blocks():
-        form = Form(EXAMPLES["Lo-fi rain"])
+        form = Form(Text2Music, EXAMPLES["Lo-fi rain"])
         form.draw(*DRAWN)
         form.draw_instrumental()
     return form

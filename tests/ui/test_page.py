@@ -173,8 +173,10 @@ def test_everything_a_person_reads_is_there(open_page: OpenPage) -> None:
     assert {field.title for name, field in Text2Music.model_fields.items() if field.title} - {
         "Plan"
     } <= labels
-    ids = {part["props"].get("elem_id") for part in parts}
-    assert {"caption", "lyrics", "generate", "cancel", "think", "lm-temperature"} <= ids
+    ids = [str(part["props"].get("elem_id")) for part in parts if part["props"].get("elem_id")]
+    assert {"caption", "lyrics", "generate", "cancel", "think", "lm-temperature"} <= set(ids)
+    assert {"repaint-source-audio", "repaint-start", "repaint-end", "cover-strength"} <= set(ids)
+    assert len(ids) == len(set(ids))
     values = [str(part["props"].get("value")) for part in parts]
     assert sum(value.count("<h1") + value.startswith("# ") for value in values) == 1
 

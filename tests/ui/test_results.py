@@ -1,5 +1,6 @@
 """What the page says about a run, as pure functions of it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import gradio as gr
@@ -54,6 +55,13 @@ def test_facts_name_seed_length_time_and_warnings(tmp_path: Path) -> None:
         assert part in said
 
 
+def test_facts_say_what_an_edit_did(tmp_path: Path) -> None:
+    said = results.facts(
+        replace(take(tmp_path / "song.flac"), report=["Nothing audible changed.", "<b>Seams</b>"])
+    )
+    assert "<p>Nothing audible changed.</p>" in said and "<b>Seams" not in said
+
+
 def test_nothing_that_a_user_or_a_file_wrote_becomes_html() -> None:
     evil = "<img src=x onerror=alert(1)>"
     said = results.facts(take(Path(f"/songs/{evil}.flac"), warnings=(evil,)))
@@ -64,7 +72,7 @@ def test_nothing_that_a_user_or_a_file_wrote_becomes_html() -> None:
 def test_as_many_slots_are_shown_as_there_are_takes(tmp_path: Path) -> None:
     def draw() -> Results:
         with gr.Blocks():
-            return Results()
+            return Results({"cover": "Cover this"})
 
     slots = in_loop(draw)
     song = tmp_path / "song.flac"

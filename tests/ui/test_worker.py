@@ -39,7 +39,7 @@ def until_started(run: Run) -> None:
 def test_takes_are_saved_without_anyone_watching(worker: Worker, tmp_path: Path) -> None:
     run = worker.submit(Text2Music(caption="x", duration=10, seed=3, takes=2))
     assert run.wait(SOON)
-    takes = run.takes()
+    takes = run.result()
     assert [take.seed for take in takes] == [3, 4]
     assert [take.path.parent for take in takes] == [tmp_path, tmp_path]
     assert all(take.path.is_file() and take.duration == 10 for take in takes)
@@ -75,9 +75,9 @@ def test_a_failed_load_is_told_to_the_run_and_tried_again(tmp_path: Path) -> Non
     run = worker.submit(SONG)
     assert run.wait(SOON)
     with pytest.raises(ModelMissing, match="not on this computer"):
-        run.takes()
+        run.result()
     second = worker.submit(SONG)
-    assert second.wait(SOON) and len(second.takes()) == 1
+    assert second.wait(SOON) and len(second.result()) == 1
     worker.close()
 
 
@@ -101,7 +101,7 @@ def test_cancel_stops_a_run_at_its_next_step_and_writes_nothing(
     run.cancel()
     assert run.wait(1.5) and run.cancelled  # 20 steps would take 2 s
     with pytest.raises(Cancelled):
-        run.takes()
+        run.result()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -114,7 +114,7 @@ def test_a_waiting_run_is_cancelled_at_once_and_never_begins(
     second.cancel()
     assert second.done and not first.done
     with pytest.raises(Cancelled):
-        second.takes()
+        second.result()
     assert first.wait(SOON) and len(service.requests) == 1
 
 
@@ -146,5 +146,5 @@ def test_closing_cancels_what_runs_and_what_waits(
     for run in runs:
         assert run.wait(SOON)
         with pytest.raises(Cancelled):
-            run.takes()
+            run.result()
     assert list(tmp_path.iterdir()) == []
