@@ -47,7 +47,7 @@ def render(score: Score, bank: Bank) -> Samples:
         for row, gain in enumerate((event.left, event.right, event.send)):
             if gain:
                 bus[row, event.start : stop] += np.float32(gain) * sound
-    mix = free + held * _duck(score, length)
+    mix = free + held * duck(score, length)
     if score.reverb:
         mix[:2] += score.reverb * 1.6 * _reverberate(mix[2])
     dry = mix[:2]
@@ -133,7 +133,7 @@ def _pan(pan: float, gain: float) -> tuple[float, float]:
     return gain * math.cos(angle) * math.sqrt(2), gain * math.sin(angle) * math.sqrt(2)
 
 
-def _duck(score: Score, length: int) -> Samples:
+def duck(score: Score, length: int) -> Samples:
     """The gain that kicks leave to the instruments."""
     gain = np.ones(length, np.float32)
     if score.sidechain:
@@ -147,7 +147,7 @@ def _duck(score: Score, length: int) -> Samples:
     return gain
 
 
-def _fft_size(length: int) -> int:
+def fft_size(length: int) -> int:
     """A size that the FFT likes, with room for the reverb's tail."""
     wanted = length + RATE // 2
     return min(
@@ -156,13 +156,13 @@ def _fft_size(length: int) -> int:
 
 
 def _reverberate(send: Samples) -> Samples:
-    size = _fft_size(len(send))
-    wet = np.fft.irfft(np.fft.rfft(send, size) * _room(size), size)
+    size = fft_size(len(send))
+    wet = np.fft.irfft(np.fft.rfft(send, size) * room(size), size)
     return wet[:, : len(send)].astype(np.float32)
 
 
 @functools.lru_cache(maxsize=4)
-def _room(size: int) -> Samples:
+def room(size: int) -> Samples:
     """Spectra of two noise tails, [2, frequency]: a small bright hall of one second."""
     time = np.arange(RATE) / RATE
     spectra: list[Samples] = []
