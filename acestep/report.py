@@ -40,7 +40,7 @@ class EditReport:
                 f"Harmony: {self.chroma_similarity:.2f} like the source "
                 "(1 is the same, 0 unrelated)."
             )
-        elif self.source:
+        elif self.seams:  # without a border there is no outside
             samples = "sample" if self.samples_changed_outside == 1 else "samples"
             said.append(f"Outside the region {self.samples_changed_outside:,} {samples} changed.")
         if self.change_inside_db is not None:

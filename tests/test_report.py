@@ -31,7 +31,7 @@ def test_a_cover_report_says_how_alike_the_harmony_is() -> None:
 
 
 def test_a_changed_sample_is_counted_out_loud() -> None:
-    said = EditReport(samples_changed_outside=1, source="x").sentences()
+    said = EditReport(samples_changed_outside=1, seams=(1.0,)).sentences()
     assert said[0] == "Outside the region 1 sample changed."
 
 
