@@ -113,6 +113,18 @@ def read(path: str | Path, *, max_seconds: float = MAX_SECONDS) -> Waveform:
     Raises:
         AudioError: the file cannot be read, is empty, too long, cut short or not made of numbers.
     """
+    held, info = read_as_held(path, max_seconds=max_seconds)
+    return to_stereo(held, info.rate)
+
+
+def read_as_held(
+    path: str | Path, *, max_seconds: float = MAX_SECONDS
+) -> tuple[Channels, AudioInfo]:
+    """At most two channels of a sound file, at its own rate and as loud as it holds them.
+
+    Raises:
+        AudioError: as `read`.
+    """
     path = Path(path)
     with _open(path) as sound:
         info = _info(sound, path)
@@ -125,8 +137,23 @@ def read(path: str | Path, *, max_seconds: float = MAX_SECONDS) -> Waveform:
         raise AudioError(f"{path.name} holds no sound: its length is 0 s.")
     if not np.isfinite(samples).all():
         raise AudioError(f"{path.name} has samples that are not numbers (NaN or infinity).")
-    waveform = torch.from_numpy(np.ascontiguousarray(samples.T))
-    return resample(waveform, info.rate).clamp(-1, 1).expand(1, 2, -1).contiguous()
+    return torch.from_numpy(np.ascontiguousarray(samples.T)), info
+
+
+def to_stereo(held: Channels, rate: int) -> Waveform:
+    """Any one or two channels as (1, 2, sample), 48 kHz, clamped to [−1, 1]."""
+    return resample(held, rate).clamp(-1, 1).expand(1, 2, -1).contiguous()
+
+
+def loss(waveform: Stereo, format: AudioFormat) -> str | None:
+    """What a file of this format does to these samples, or `None` when it keeps every bit."""
+    encoding = _ENCODINGS[format]
+    if encoding.bits is None:
+        return None if encoding.subtype == "FLOAT" else "only nearly the same"
+    full_scale = 2.0 ** (encoding.bits - 1)
+    integers = waveform.double() * full_scale
+    is_held = (integers == integers.round().clamp(-full_scale, full_scale - 1)).all()
+    return None if is_held else f"rounded to {encoding.bits} bits"
 
 
 def resample(waveform: Channels, rate: int) -> Channels:

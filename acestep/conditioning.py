@@ -10,32 +10,31 @@ from acestep.audio import SAMPLES_PER_FRAME
 from acestep.request import MusicRequest
 from acestep.types import Waveform
 
-FILL_MASK = "Fill the audio semantic mask based on the given conditions:"
-GENERATE_CODES = "Generate audio semantic tokens based on the given conditions:"
+FILL_MASK = "Fill the audio semantic mask based on the given conditions:"  # nothing is given
+FOLLOW_CODES = "Generate audio semantic tokens based on the given conditions:"  # a song in outline
+REPAINT = "Repaint the mask area based on the given conditions:"  # a song with a hole
 UNKNOWN = "N/A"
 REFERENCE_CLIPS = 3  # ten seconds each, so that verse, chorus and ending all lend their timbre
 
 
-def instruction(request: MusicRequest) -> str:
-    """The first block of the caption prompt: with codes the model is told to follow them."""
-    has_codes = request.plan is not None and bool(request.plan.codes)
-    return GENERATE_CODES if has_codes else FILL_MASK
-
-
-def caption_prompt(request: MusicRequest) -> str:
+def caption_prompt(request: MusicRequest, instruction: str, seconds: float) -> str:
     """Instruction, caption and metadata, as the text encoder reads them.
 
     The planner's own caption, when there is one, takes the place of the user's.
+
+    Args:
+        instruction: one of the three above; it names what the context holds.
+        seconds: length of the song.
     """
     caption = (request.plan.caption if request.plan else "") or request.caption
     return (
-        f"# Instruction\n{instruction(request)}\n\n"
+        f"# Instruction\n{instruction}\n\n"
         f"# Caption\n{caption}\n\n"
         "# Metas\n"
         f"- bpm: {request.bpm or UNKNOWN}\n"
         f"- timesignature: {request.time_signature or UNKNOWN}\n"
         f"- keyscale: {request.key_scale or UNKNOWN}\n"
-        f"- duration: {int(request.duration or 30)} seconds\n"
+        f"- duration: {int(seconds)} seconds\n"
         "<|endoftext|>\n"
     )
 

@@ -5,28 +5,33 @@ import logging
 import platform
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
 import torch
 
 import acestep
-from acestep import audio, health, pipeline
+from acestep import edit, health, pipeline
 from acestep.checkpoints import DEFAULT_MODEL, Checkpoints, fingerprint
-from acestep.errors import OutOfMemory, Unavailable, UnsoundResult
+from acestep.errors import InvalidRequest, OutOfMemory, Unavailable, UnsoundResult
+from acestep.latents import sample_hash
 from acestep.pipeline import Rendering
 from acestep.planner.backends import BackendName
 from acestep.progress import CancelToken, Progress, Reporter
-from acestep.request import MusicRequest, Plan, Preset, Text2Music
+from acestep.request import Cover, MusicRequest, Plan, Preset, Repaint
 from acestep.runtime import devices
 from acestep.seeds import take_seed
+from acestep.source import Source, read_source
 from acestep.store import Folders, ModelStore, Policy
-from acestep.track import Track, sample_hash
+from acestep.track import Track
+from acestep.types import Latents
 
 logger = logging.getLogger(__name__)
 
 AUTO = "auto"
+UNDERSTAND_SEED = 0  # any, but always the same
 OnProgress = Callable[[Progress], None]
 
 
@@ -38,9 +43,12 @@ class MusicService:
         preset: what that checkpoint was made for; fills what a request leaves open.
     """
 
-    def __init__(self, model: str, preset: Preset, store: ModelStore) -> None:
+    def __init__(
+        self, model: str, preset: Preset, store: ModelStore, results: Path | None = None
+    ) -> None:
         self.model = model
         self.preset = preset
+        self._results = results
         self._store = store
         self._lock = threading.Lock()
         folders = store.folders
@@ -60,6 +68,7 @@ class MusicService:
         device: str = "auto",
         policy: Policy | None = None,
         checkpoints: Path | None = None,
+        results: Path | None = None,
         on_progress: OnProgress | None = None,
     ) -> Self:
         """Find a checkpoint and read its networks.
@@ -73,6 +82,8 @@ class MusicService:
             policy: keep every network on the device, or swap them in one at a time; None keeps
                 them when they fit.
             checkpoints: the folder that holds the models; None is the default one.
+            results: the folder that finished songs are saved in: when a copy of one is edited, the
+                latents are found there.
 
         Raises:
             ModelMissing, CheckpointError, Unavailable
@@ -94,7 +105,7 @@ class MusicService:
             report=Reporter(on_progress),
             backend=backend,
         )
-        return cls(str(model), places.preset(folder), store)
+        return cls(str(model), places.preset(folder), store, results)
 
     @property
     def has_planner(self) -> bool:
@@ -125,19 +136,18 @@ class MusicService:
             UnsoundResult: silence, NaN or a wrong length, twice.
             Cancelled: `cancel` was set; nothing is kept.
         """
-        if not isinstance(request, Text2Music):
-            raise Unavailable("This version makes text2music only.")
         begun = request.begin(self.preset, has_planner=self.has_planner)
         report = Reporter(on_progress, cancel)
         with self._lock:
+            source = self._source(begun, report)
             try:
-                return self._render(begun, report)
+                return self._render(begun, source, report)
             except UnsoundResult as error:
                 if self._store.is_float32:
                     raise
                 logger.warning("%s Trying once more in float32.", error)
                 self._store = self._store.in_float32(report)
-                return self._render(begun, report)
+                return self._render(begun, source, report)
 
     def plan(
         self,
@@ -148,44 +158,92 @@ class MusicService:
         """What the planner would make of a request: to be read, edited and sent back with it.
 
         Raises:
-            InvalidRequest: there is no planner, or the checkpoint cannot do what is asked.
-            UnsoundResult, Cancelled: as `run`.
+            InvalidRequest: there is no planner, the checkpoint cannot do what is asked, or the
+                request is for a repaint or a cover.
+            OutOfMemory, UnsoundResult, Cancelled: as `run`.
         """
+        if not request.can_think:
+            raise InvalidRequest(
+                "task", "The 5Hz LM plans new songs only; repaints and covers follow their source."
+            )
         asked = request.model_copy(update={"think": True, "plan": None})
         begun = asked.begin(self.preset, has_planner=self.has_planner)
-        with self._lock, self._store.planner() as planner:
+        with self._lock, self._memory_explained("a shorter song"), self._store.planner() as planner:
             return planner.plan(begun, self.preset.longest_plan, Reporter(on_progress, cancel))
 
-    def _render(self, request: Text2Music, report: Reporter) -> list[Track]:
+    def understand(
+        self,
+        source: Path,
+        on_progress: OnProgress | None = None,
+        cancel: CancelToken | None = None,
+    ) -> Plan:
+        """What the planner hears in a recording: tempo, key, time signature, language, a caption.
+
+        Its guess, to be offered and not trusted; the same file gives the same answer. The duration
+        is the recording's own, and there are no codes.
+
+        Raises:
+            AudioError: the recording cannot be used.
+            Unavailable: there is no planner.
+            OutOfMemory, UnsoundResult, Cancelled: as `run`.
+        """
+        if not self.has_planner:
+            raise Unavailable(
+                "Understanding a song needs a 5Hz LM. Choose one in Service Configuration "
+                "(or --lm)."
+            )
+        report = Reporter(on_progress, cancel)
+        with self._lock, self._memory_explained("a shorter recording"):
+            report("reading", 0, 1)
+            song = self._read(source)
+            codes = pipeline.source_codes(song, self._store, report)
+            with self._store.planner() as planner:
+                heard = planner.understand(codes[0].tolist(), report, UNDERSTAND_SEED).plan
+        return heard.model_copy(update={"duration": song.seconds, "codes": ()})
+
+    def _source(self, request: MusicRequest, report: Reporter) -> Source | None:
+        """The song that the request changes."""
+        if not isinstance(request, Repaint | Cover):
+            return None
+        report("reading", 0, 1)
+        return self._read(request.source_audio)
+
+    def _read(self, path: Path) -> Source:
+        return read_source(path, self._models["vae"]["fingerprint"], self._results)
+
+    def _render(
+        self, request: MusicRequest, source: Source | None, report: Reporter
+    ) -> list[Track]:
+        with self._memory_explained("fewer takes or a shorter song"):
+            rendering = pipeline.generate(request, self.preset, self._store, report, source)
+        report("checking", 0, request.takes)
+        return [self._finish(rendering, take, source) for take in range(request.takes)]
+
+    @contextmanager
+    def _memory_explained(self, less: str) -> Iterator[None]:
+        """Say what helps when the device runs out of memory; `less` is what to ask for."""
         try:
-            rendering = pipeline.generate(request, self.preset, self._store, report)
+            yield
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not devices.is_out_of_memory(error):
                 raise
             raise OutOfMemory(
-                f"Out of memory on {self.device_name}. Ask for fewer takes or a shorter song"
+                f"Out of memory on {self.device_name}. Ask for {less}"
                 + (", or load with policy='swap'." if self._store.policy == "keep" else ".")
             ) from error
-        report("checking", 0, request.takes)
-        return [self._finish(rendering, take) for take in range(request.takes)]
 
-    def _finish(self, rendering: Rendering, take: int) -> Track:
-        """Cut to the sample, check, then level and fade: one finished take."""
-        request = rendering.request
-        assert request.duration is not None and request.seed is not None
+    def _finish(self, rendering: Rendering, take: int, source: Source | None) -> Track:
+        """Check what is new, bring it to level, join it to the source: one finished take."""
+        request, canvas = rendering.request, rendering.canvas
+        assert request.seed is not None
         started = time.perf_counter()
-        samples = round(request.duration * audio.SAMPLE_RATE)
-        raw = rendering.waveform[take, :, :samples]
-        if problem := health.examine(raw, samples).problem():
+        decoded = rendering.waveform[take]
+        new = canvas.new_sound(decoded)
+        if problem := health.examine(new, canvas.new_samples).problem():
             raise UnsoundResult(problem)
-        waveform = audio.master(
-            raw,
-            peak_db=request.peak_db if request.normalize else None,
-            fade_in=request.fade_in,
-            fade_out=request.fade_out,
-        )
+        waveform, report = edit.finish(request, decoded, canvas, source)
         seconds = {**rendering.seconds, "checking": time.perf_counter() - started}
-        examined = health.examine(waveform, samples)
+        examined = health.examine(waveform, canvas.samples)
         return Track(
             waveform=waveform,
             request=request,
@@ -194,6 +252,8 @@ class MusicService:
             seconds=seconds,
             health=examined,
             warnings=request.warnings(),
+            report=report,
+            latents=_kept_latents(rendering, take),
             recipe={
                 "request": request.model_dump(mode="json"),
                 "take": take,
@@ -208,5 +268,15 @@ class MusicService:
                 "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
                 "sha256": sample_hash(waveform),
                 "health": examined.to_dict(),
+                **({} if source is None else {"source": source.to_dict()}),
+                **({} if report is None else {"report": report.to_dict()}),
             },
         )
+
+
+def _kept_latents(rendering: Rendering, take: int) -> Latents | None:
+    """What to keep of a take for edits to come: frames that begin with its first sample."""
+    canvas = rendering.canvas
+    if canvas.offset:
+        return None
+    return rendering.latents[take : take + 1, : canvas.song_frames].clone()

@@ -1,6 +1,5 @@
 """A finished song: what the user plays, keeps and saves."""
 
-import hashlib
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -11,8 +10,12 @@ from torch import Tensor
 from acestep import audio, naming, recipe
 from acestep.errors import AudioError
 from acestep.health import Health
+from acestep.latents import SUFFIX, write_latents
 from acestep.report import EditReport
 from acestep.request import MusicRequest
+from acestep.types import Latents
+
+SIDECARS = (".json", SUFFIX)  # what `save` writes beside a song, under the song's name
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,8 @@ class Track:
         seconds: time spent per stage.
         recipe: everything about the track but its sound, as JSON data.
         report: what an edit did to its source; None for a new song.
+        latents: (1, frame, channel), what the song was decoded from; None when they do not begin
+            with its first sample. Saved beside the song, so that an edit of it can start there.
     """
 
     waveform: Tensor
@@ -38,6 +43,7 @@ class Track:
     recipe: dict[str, Any]
     sample_rate: int = audio.SAMPLE_RATE
     report: EditReport | None = None
+    latents: Latents | None = None
 
     @property
     def duration(self) -> float:
@@ -45,7 +51,7 @@ class Track:
         return self.waveform.shape[-1] / self.sample_rate
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
-        """Write the song with its recipe inside, and the recipe beside it as `.json`.
+        """Write the song with its recipe inside, and beside it recipe (`.json`) and latents.
 
         The suffix chooses the format; where several share one (wav), the request's wins.
 
@@ -53,12 +59,15 @@ class Track:
             AudioError: a file of that name exists, or cannot be written. Nothing is left behind.
         """
         path = Path(path)
-        sidecar = path.with_suffix(".json")
-        if sidecar.exists() and not overwrite:
-            raise AudioError(f"{sidecar.name} exists already and was not overwritten.")
+        for sidecar in map(path.with_suffix, SIDECARS):
+            if sidecar.exists() and not overwrite:
+                raise AudioError(f"{sidecar.name} exists already and was not overwritten.")
         format = audio.format_of(path, self.request.format)
         audio.write(path, self.waveform, format, recipe.pack(self.recipe), overwrite=overwrite)
         recipe.write_sidecar(path, self.recipe, overwrite=overwrite)
+        if self.latents is not None:
+            vae = self.recipe["models"]["vae"]["fingerprint"]
+            write_latents(path, self.latents, vae, overwrite=overwrite)
         return path
 
     def save_in(self, folder: str | Path) -> Path:
@@ -69,9 +78,3 @@ class Track:
         """
         task, caption = self.recipe["request"]["task"], self.request.caption
         return self.save(naming.next_path(folder, task, caption, self.request.format, date.today()))
-
-
-def sample_hash(waveform: Tensor) -> str:
-    """SHA-256 of the samples as little-endian float32: two tracks with one hash sound the same."""
-    samples = waveform.detach().cpu().contiguous().numpy().astype("<f4", copy=False)
-    return hashlib.sha256(samples.tobytes()).hexdigest()

@@ -13,13 +13,14 @@ PACKAGE = Path(__file__).parent.parent / "acestep"
 
 LEAVES = {
     "errors", "types", "schema", "request", "seeds", "progress",
-    "audio", "containers", "health", "naming", "recipe", "regions", "report", "weights",
+    "audio", "canvas", "compare", "containers", "edit", "health", "latents", "naming", "recipe",
+    "regions", "report", "source", "weights",
 }  # fmt: skip
 ALLOWED = {
     "models": {"models", "errors", "types", "weights"},
     "diffusion": {"diffusion", "types", "seeds", "request"},
     "planner": {"planner", "models", "errors", "types", "schema", "request", "seeds", "progress"},
-    "runtime": {"runtime", "models", "errors"},
+    "runtime": {"runtime", "models", "errors", "weights"},
     "checkpoints": {"errors", "request", "weights"},
     "download": {"checkpoints", "errors"},
     "doctor": {"checkpoints", "runtime", "planner", "audio", "errors"},

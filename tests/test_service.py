@@ -16,12 +16,11 @@ from acestep.errors import (
     Cancelled,
     CheckpointError,
     InvalidRequest,
-    Unavailable,
     UnsoundResult,
 )
 from acestep.planner.backends.pt import PtBackend
 from acestep.progress import CancelToken, Progress, Reporter
-from acestep.request import Plan, Repaint, Text2Music, parse_request
+from acestep.request import Plan, Text2Music, parse_request
 from acestep.service import MusicService
 from acestep.store import Folders, ModelStore
 from acestep.track import Track
@@ -159,8 +158,6 @@ def test_swapping_networks_gives_the_same_samples_as_keeping_them(
 def test_what_the_checkpoint_cannot_do_is_refused(turbo: MusicService) -> None:
     with pytest.raises(InvalidRequest, match="1–20 steps"):
         turbo.run(request(steps=50))
-    with pytest.raises(Unavailable, match="text2music only"):
-        turbo.run(Repaint(source_audio=Path("song.wav")))  # pyright: ignore[reportArgumentType]
 
 
 def test_level_and_fades_are_what_was_asked(turbo: MusicService) -> None:
