@@ -14,16 +14,21 @@ from typer.testing import CliRunner, Result
 
 from acestep import health, recipe, schema
 from acestep.cli import build_app
-from acestep.cli.options import JSON_ONLY, ServiceOptions
+from acestep.cli.options import JSON_ONLY, NO_OPTION, SHORT_FLAGS, ServiceOptions
 from acestep.cli.recipes import ReplayOptions
-from acestep.errors import AceStepError, OutOfMemory
+from acestep.errors import AceStepError, AudioError, OutOfMemory
+from acestep.latents import sample_hash
 from acestep.progress import CancelToken, Progress, Reporter
-from acestep.request import MusicRequest, Plan, Preset, Text2Music
+from acestep.report import EditReport
+from acestep.request import TASKS, Cover, MusicRequest, Plan, Preset, Repaint, Text2Music
 from acestep.seeds import take_seed
-from acestep.track import Track, sample_hash
+from acestep.track import Track
 
 PRESET = Preset(
     name="fake", steps=8, max_steps=20, shift=3.0, guidance_scale=1.0, is_turbo=True, duration=10.0
+)
+REPORT = EditReport(
+    seams=(0.9, 1.0), source="Compared with a test.", notes=("Nothing audible changed.",)
 )
 SONG = ["generate", "--caption", "warm lo-fi beat", "--seed", "7"]
 
@@ -66,6 +71,7 @@ class FakeService:
         examined = health.examine(waveform, 48_000)
         return Track(
             waveform=waveform,
+            report=REPORT if isinstance(request, Repaint | Cover) else None,
             request=request,
             take=take,
             seed=seed,
@@ -91,6 +97,16 @@ class FakeService:
     ) -> Plan:
         self.requests.append(request)
         return Plan(caption="a dusty loop", bpm=request.bpm or 90, codes=((7,) * 50,))
+
+    def understand(
+        self,
+        source: Path,
+        on_progress: Callable[[Progress], None] | None = None,
+        cancel: CancelToken | None = None,
+    ) -> Plan:
+        if not source.exists():
+            raise AudioError(f"{source} does not exist.")
+        return Plan(bpm=96, key_scale="E minor", codes=((7,) * 50,))
 
     def asked(self) -> MusicRequest:
         return self.requests[-1]
@@ -120,19 +136,26 @@ def answer(result: Result) -> dict[str, Any]:
     return json.loads(result.stdout)
 
 
-def test_every_schema_field_is_an_option_or_json_only_for_a_reason(
-    acestep: Callable[..., Result],
+COMMANDS = {"text2music": "generate", "repaint": "repaint", "cover": "cover"}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_schema_field_is_an_option_or_left_out_for_a_reason(
+    acestep: Callable[..., Result], task: str
 ) -> None:
-    words = acestep("generate", "--help").stdout.split()
-    options = {name for name in Text2Music.model_fields if f"--{name.replace('_', '-')}" in words}
-    assert options == Text2Music.model_fields.keys() - JSON_ONLY.keys()
-    assert all(JSON_ONLY.values())
+    words = acestep(COMMANDS[task], "--help").stdout.replace(",", " ").split()
+    fields = TASKS[task].model_fields
+    options = {name for name in fields if f"--{name.replace('_', '-')}" in words}
+    assert options == fields.keys() - NO_OPTION[task].keys()
+    assert all(NO_OPTION[task].values())
+    assert {SHORT_FLAGS[name] for name in options if name in SHORT_FLAGS} <= set(words)
 
 
-def test_the_help_of_an_option_is_the_schemas(acestep: Callable[..., Result]) -> None:
-    help_text = " ".join(acestep("generate", "--help").stdout.split())
-    for name, described in Text2Music.model_fields.items():
-        if name in JSON_ONLY:
+@pytest.mark.parametrize("task", TASKS)
+def test_the_help_of_an_option_is_the_schemas(acestep: Callable[..., Result], task: str) -> None:
+    help_text = " ".join(acestep(COMMANDS[task], "--help").stdout.split())
+    for name, described in TASKS[task].model_fields.items():
+        if name in NO_OPTION[task]:
             continue
         assert described.description and described.description in help_text
         low, high = schema.bounds(described)
@@ -143,7 +166,8 @@ def test_the_help_of_an_option_is_the_schemas(acestep: Callable[..., Result]) ->
 
 
 def test_help_fits_100_columns(acestep: Callable[..., Result]) -> None:
-    for command in ([], ["generate"], ["ui"], ["run"], ["replay"], ["models", "download"]):
+    names = ("generate", "repaint", "cover", "understand", "ui", "run", "replay")
+    for command in ([], *([name] for name in names), ["models", "download"]):
         result = acestep(*command, "--help", COLUMNS="200")
         assert result.exit_code == 0
         assert max(map(len, result.stdout.splitlines())) <= 100
@@ -221,7 +245,7 @@ def test_json_is_exactly_one_object_with_the_promised_keys(acestep: Callable[...
     report = answer(result)
     assert set(report) == {
         "files", "seconds", "seed", "seeds", "duration", "sample_rate", "channels", "model",
-        "device", "warnings",
+        "device", "warnings", "reports",
     }  # fmt: skip
     assert all(Path(file).is_file() for file in report["files"])
     assert report["seeds"] == [7, 8] and report["seed"] == 7
@@ -532,3 +556,123 @@ def test_the_planner_and_its_engine_are_chosen_by_option(
     assert service.options is not None
     assert (service.options.lm, service.options.backend) == ("none", "pt")
     assert acestep("generate", "--caption", "lo-fi", "--backend", "mlx").exit_code == 2
+
+
+REPAINT = ["repaint", "song.wav", "--caption", "a flute solo", "--seed", "7"]
+
+
+def test_a_repaint_takes_its_regions_and_words_and_reports(
+    acestep: Callable[..., Result], service: FakeService
+) -> None:
+    Path("words.txt").write_text("[Verse]\nother words")
+    asked = ["--start", "12", "--end", "20.5", "--lyrics", "@words.txt", "--strength", "0.8"]
+    result = acestep(*REPAINT, *asked, "--takes", "2", "--out", "edited.wav")
+    assert result.exit_code == 0, result.output
+    assert service.asked() == Repaint(
+        source_audio=Path("song.wav"),
+        caption="a flute solo",
+        lyrics="[Verse]\nother words",
+        repainting_start=12,
+        repainting_end=20.5,
+        strength=0.8,
+        seed=7,
+        takes=2,
+        format="wav",
+    ).resolve(PRESET, has_planner=False)
+    said = result.stdout.splitlines()
+    assert said[0].startswith("edited-1.wav") and said[1] == "  Nothing audible changed."
+    assert "  Outside the region 0 samples changed." in said
+    report = answer(acestep(*REPAINT, *asked, "--json"))["reports"]
+    assert report == [{**REPORT.to_dict(), "sentences": REPORT.sentences()}]
+
+
+def test_a_region_may_begin_before_the_song_and_there_may_be_several(
+    acestep: Callable[..., Result], service: FakeService
+) -> None:
+    assert acestep(*REPAINT, "--start", "-5").exit_code == 0
+    asked = service.asked()
+    assert isinstance(asked, Repaint) and asked.repainting_start == -5
+    assert acestep(*REPAINT, "--repainting-start=-2", "--repainting-end", "1").exit_code == 0
+    assert acestep(*REPAINT, "--region", "-5:3", "--region", "40.5:48").exit_code == 0
+    asked = service.asked()
+    assert isinstance(asked, Repaint) and asked.regions == ((-5, 3), (40.5, 48))
+
+
+def test_a_cover_takes_its_strength_and_reports(
+    acestep: Callable[..., Result], service: FakeService
+) -> None:
+    song = ["cover", "song.mp3", "--caption", "jazz trio", "--no-quantize"]
+    result = acestep(*song, "--strength", "0.4", "--json")
+    assert result.exit_code == 0, result.output
+    asked = service.asked()
+    assert isinstance(asked, Cover) and asked.source_audio == Path("song.mp3")
+    assert (asked.audio_cover_strength, asked.quantize) == (0.4, False)
+    assert len(answer(result)["reports"]) == 1
+    assert answer(acestep(*SONG, "--json"))["reports"] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([*REPAINT, "--start", "20", "--end", "12"], "A region must end after it begins"),
+        ([*REPAINT, "--region", "soon"], "Regions are pairs of seconds"),
+        ([*REPAINT, "--region", "1:2", "--start", "1"], "Give either Regions or Repainting Start"),
+        ([*REPAINT, "--strength", "2"], "Strength must be a number from 0 to 1 (you gave 2)."),
+        (["cover", "song.wav"], "Say what it should become"),
+        (["cover", "song.wav", "--caption", "x", "--strength", "-1"], "Audio Cover Strength must"),
+        (["understand", "nothing.wav"], "nothing.wav does not exist."),
+    ],
+)
+def test_a_bad_edit_is_one_sentence_exit_4_and_nothing_written(
+    acestep: Callable[..., Result], arguments: list[str], sentence: str
+) -> None:
+    out = [] if arguments[0] == "understand" else ["--out", "new/edit.flac"]
+    result = acestep(*arguments, *out)
+    assert result.exit_code == 4
+    assert sentence in result.stderr and result.stderr.count("\n") == 1
+    assert list(Path().iterdir()) == []
+
+
+def test_a_source_that_cannot_be_read_leaves_no_folder_behind(
+    acestep: Callable[..., Result], service: FakeService
+) -> None:
+    def fail(request: MusicRequest) -> None:
+        raise AudioError("song.wav is not audio.")
+
+    service.before = fail
+    result = acestep(*REPAINT, "--out", "new/edit.flac")
+    assert result.exit_code == 4 and result.stderr.endswith("song.wav is not audio.\n")
+    assert list(Path().iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_rendered(
+    acestep: Callable[..., Result], service: FakeService
+) -> None:
+    Path("file").touch()
+    result = acestep(*SONG, "--out", "file/song.flac")
+    assert result.exit_code == 4 and "Nothing can be saved in file." in result.stderr
+    assert service.requests == []
+
+
+def test_edits_run_from_json_and_replay(
+    acestep: Callable[..., Result], service: FakeService
+) -> None:
+    jobs = [
+        {"task": "repaint", "source_audio": "song.wav", "regions": [[1, 2], [-3, 0]]},
+        {"task": "cover", "source_audio": "song.wav", "caption": "jazz trio"},
+    ]
+    Path("jobs.jsonl").write_text("\n".join(map(json.dumps, jobs)))
+    done = answer(acestep("run", "jobs.jsonl", "--json"))
+    assert done["done"] == 2 and [len(job["reports"]) for job in done["jobs"]] == [1, 1]
+    Path("job.json").write_text(json.dumps(jobs[0]))
+    assert acestep("run", "job.json", "--out", "edited.flac").exit_code == 0
+    first = service.asked()
+    assert acestep("replay", "edited.flac").stdout == "identical\n"
+    assert service.asked() == first
+
+
+def test_understand_says_what_is_heard_but_not_the_codes(acestep: Callable[..., Result]) -> None:
+    Path("song.wav").touch()
+    assert acestep("understand", "song.wav").stdout == "bpm: 96\nkey_scale: E minor\n"
+    heard = answer(acestep("understand", "song.wav", "--json"))
+    assert heard["bpm"] == 96 and heard["duration"] is None and "codes" not in heard

@@ -8,9 +8,26 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperGroup
 
-from acestep.cli.generate import LoadService, OnProgress, Service, generate, plan, run
+from acestep.cli.generate import (
+    LoadService,
+    OnProgress,
+    Service,
+    cover,
+    generate,
+    plan,
+    repaint,
+    run,
+    understand,
+)
 from acestep.cli.models import doctor, models
-from acestep.cli.options import GroupedCommand, RequestCommand, ServiceOptions, expanded
+from acestep.cli.options import (
+    CoverCommand,
+    GroupedCommand,
+    RepaintCommand,
+    RequestCommand,
+    ServiceOptions,
+    expanded,
+)
 from acestep.cli.page import OpenPage, open_page, ui
 from acestep.cli.recipes import info, replay
 from acestep.cli.terminal import guarded
@@ -67,7 +84,9 @@ def build_app(
         epilog=EPILOG,
     )
     app.command(cls=RequestCommand)(expanded(guarded(generate)))
-    for function in (ui, plan, run, replay, info, doctor):
+    app.command(cls=RepaintCommand)(expanded(guarded(repaint)))
+    app.command(cls=CoverCommand)(expanded(guarded(cover)))
+    for function in (ui, plan, run, understand, replay, info, doctor):
         app.command(cls=GroupedCommand)(expanded(guarded(function)))
     app.add_typer(models())
     app.command()(version)

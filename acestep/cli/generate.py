@@ -1,4 +1,4 @@
-"""`generate`, `run`: requests become files."""
+"""`generate`, `repaint`, `cover`, `run`: requests become files."""
 
 import json
 import os
@@ -44,6 +44,13 @@ class Service(Protocol):
         cancel: "CancelToken | None" = None,
     ) -> "Plan": ...
 
+    def understand(
+        self,
+        source: Path,
+        on_progress: "OnProgress | None" = None,
+        cancel: "CancelToken | None" = None,
+    ) -> "Plan": ...
+
 
 OnProgress = Callable[["Progress"], None]
 LoadService = Callable[[ServiceOptions, OnProgress | None], Service]
@@ -58,6 +65,9 @@ Out = Annotated[
         help="A new file, whose suffix sets the format, or a folder that numbers its songs.",
     ),
 ]
+
+
+Source = Annotated[Path, typer.Argument(metavar="SONG", help="A song or any other recording.")]
 
 
 @dataclass(frozen=True)
@@ -97,7 +107,7 @@ class Destination:
         return request.model_copy(update={"format": fitting[0]})
 
     def reserve(self, takes: int) -> None:
-        """Refuse names that are taken, before minutes are spent on rendering.
+        """Refuse names that cannot be had, before minutes are spent on rendering.
 
         Raises:
             InvalidRequest: a song or a recipe of that name exists, or no folder can be made.
@@ -106,15 +116,14 @@ class Destination:
             for path in (song, song.with_suffix(".json")):
                 if os.path.lexists(path):
                     raise InvalidRequest("out", f"{path} exists already and is not overwritten.")
-            try:
-                song.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                sentence = f"The folder {song.parent} cannot be made: {error.strerror}."
-                raise InvalidRequest("out", sentence) from error
+            there = next(folder for folder in song.absolute().parents if folder.exists())
+            if not (there.is_dir() and os.access(there, os.W_OK)):
+                raise InvalidRequest("out", f"Nothing can be saved in {song.parent}.")
 
     def save(self, tracks: "Sequence[Track]") -> list[Path]:
         if not self.is_file:
             return [track.save_in(self.path) for track in tracks]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         return [
             track.save(path) for track, path in zip(tracks, self._files(len(tracks)), strict=True)
         ]
@@ -139,11 +148,61 @@ def generate(
     ctx: typer.Context, *, out: Out = "outputs", service: ServiceOptions, output: Output
 ) -> None:
     """Turn a caption and lyrics into a song."""
-    from acestep.request import Text2Music
+    make(ctx, "text2music", {}, out, service, output)
+
+
+def repaint(
+    ctx: typer.Context,
+    *,
+    song: Source,
+    out: Out = "outputs",
+    service: ServiceOptions,
+    output: Output,
+) -> None:
+    """Make a region of a song anew, or add music at its ends.
+
+    Everything outside the region stays bit-identical.
+    """
+    make(ctx, "repaint", {"source_audio": str(song)}, out, service, output)
+
+
+def cover(
+    ctx: typer.Context,
+    *,
+    song: Source,
+    out: Out = "outputs",
+    service: ServiceOptions,
+    output: Output,
+) -> None:
+    """Turn a song into another style that keeps its structure."""
+    make(ctx, "cover", {"source_audio": str(song)}, out, service, output)
+
+
+def make(
+    ctx: typer.Context,
+    task: str,
+    arguments: dict[str, Any],
+    out: str,
+    service: ServiceOptions,
+    output: Output,
+) -> None:
+    """Render the request of a command that takes its fields as options."""
+    from acestep.request import TASKS
 
     fields = ctx.meta[FIELDS]
-    request = Text2Music.model_validate(read_fields(fields))
+    request = TASKS[task].model_validate(arguments | read_fields(fields))
     make_song(ctx.obj.load_service, request, out, service, output, format_chosen="format" in fields)
+
+
+def understand(
+    ctx: typer.Context, *, file: Source, service: ServiceOptions, output: Output
+) -> None:
+    """Say what the 5Hz LM hears in a song: its tempo, key ..."""
+    with interruptible() as cancel, progress_line() as line:
+        heard = ctx.obj.load_service(service, line).understand(file, line, cancel)
+    data = heard.model_dump(mode="json", exclude={"codes"})
+    known = [f"{name}: {value}" for name, value in data.items() if value not in (None, "")]
+    output.result(data, "\n".join(known) or "Nothing was understood.")
 
 
 def plan(
@@ -313,15 +372,21 @@ def describe(
         "model": service.model,
         "device": service.device_name,
         "warnings": list(warnings),
+        "reports": [
+            {**track.report.to_dict(), "sentences": track.report.sentences()}
+            for track in tracks
+            if track.report is not None
+        ],
     }
 
 
 def summary(report: dict[str, Any]) -> str:
-    """The same for people: the files first, because that is what one copies."""
-    lines = [
-        f"{file}  {report['duration']:.1f} s, seed {seed}"
-        for file, seed in zip(report["files"], report["seeds"], strict=True)
-    ]
+    """The same for people: a file first, because that is what one copies, then what an edit did."""
+    lines: list[str] = []
+    edits = report["reports"] or [{"sentences": []} for _ in report["files"]]
+    for file, seed, edit in zip(report["files"], report["seeds"], edits, strict=True):
+        lines.append(f"{file}  {report['duration']:.1f} s, seed {seed}")
+        lines += [f"  {sentence}" for sentence in edit["sentences"]]
     *stages, (_, total) = report["seconds"].items()
     spent = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in stages)
     made = f"Made in {total:.1f} s with {report['model']} on {report['device']}"

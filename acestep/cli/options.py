@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -20,8 +20,36 @@ JSON_ONLY = {
     "task": "the command says it",
     "plan": "a plan is thousands of codes: it comes in a JSON request",
 }
+_NO_PLANNER = "the planner has no part in an edit"
+_EDITS_ONLY = JSON_ONLY | {
+    "source_audio": "it is the argument SONG",
+    "duration": "the source decides it",
+    "think": _NO_PLANNER,
+    "lm_temperature": _NO_PLANNER,
+    "lm_cfg_scale": _NO_PLANNER,
+    "lm_top_p": _NO_PLANNER,
+    "lm_top_k": _NO_PLANNER,
+    "lm_negative_prompt": _NO_PLANNER,
+}
+# Fields that are no option of a task's command, and why.
+NO_OPTION: "Mapping[str, Mapping[str, str]]" = {
+    "text2music": JSON_ONLY,
+    "repaint": _EDITS_ONLY
+    | {
+        "fade_in": "a fade would change what is to stay",
+        "fade_out": "a fade would change what is to stay",
+    },
+    "cover": _EDITS_ONLY,
+}
 GENERAL = "Options"  # heading of the options that belong to no group
-METAVARS = {"lyrics": "TEXT|@FILE"}
+METAVARS = {"lyrics": "TEXT|@FILE", "regions": "A:B"}
+# Shorter names, because the command says what starts, ends or is strong; the field's own works too.
+SHORT_FLAGS = {
+    "repainting_start": "--start",
+    "repainting_end": "--end",
+    "regions": "--region",
+    "audio_cover_strength": "--strength",
+}
 
 
 Device = Annotated[
@@ -129,29 +157,43 @@ class GroupedCommand(TyperCommand):
 
 
 class RequestCommand(GroupedCommand):
-    """A command that also takes every field of `Text2Music` as an option.
+    """A command that also takes every field of its task's request as an option.
 
     They are made when the command runs or shows its own help: the schema takes longer to import
     than the whole of `acestep --help`. The values given are left in `ctx.meta[FIELDS]`.
     """
 
+    task = "text2music"
     _options: Sequence[Any] = ()
 
     def get_params(self, ctx: Any) -> list[Any]:
         if not self._options:
-            from acestep.request import Text2Music
+            from acestep.request import TASKS
 
-            self._options = request_options(Text2Music)
+            self._options = request_options(TASKS[self.task], NO_OPTION[self.task])
             self.params[:0] = self._options
         return super().get_params(ctx)
 
     def invoke(self, ctx: Any) -> Any:
         given = {option.name: ctx.params.pop(option.name) for option in self._options}
-        ctx.meta[FIELDS] = {name: value for name, value in given.items() if value is not None}
+        # What may be given several times is an empty list when it was not given.
+        ctx.meta[FIELDS] = {name: value for name, value in given.items() if value not in (None, [])}
         return super().invoke(ctx)
 
 
-def request_options(schema: "type[MusicRequest]") -> list[Any]:
+class RepaintCommand(RequestCommand):
+    """A command with the options of a repaint."""
+
+    task = "repaint"
+
+
+class CoverCommand(RequestCommand):
+    """A command with the options of a cover."""
+
+    task = "cover"
+
+
+def request_options(schema: "type[MusicRequest]", left_out: "Collection[str]") -> list[Any]:
     """One option per field; a value stays text, so that the schema alone judges it."""
 
     def fields_as_options(**_: Any) -> None: ...
@@ -165,7 +207,7 @@ def request_options(schema: "type[MusicRequest]") -> list[Any]:
                 default=None,
             )
             for name, field in schema.model_fields.items()
-            if name not in JSON_ONLY
+            if name not in left_out
         ]
     )
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -174,7 +216,7 @@ def request_options(schema: "type[MusicRequest]") -> list[Any]:
 
 
 def read_fields(given: dict[str, Any]) -> dict[str, Any]:
-    """Option values as JSON data: lyrics from their file, timesteps as a list.
+    """Option values as JSON data: lyrics from their file, timesteps and regions as lists.
 
     Raises:
         InvalidRequest: the lyrics file cannot be read.
@@ -184,6 +226,10 @@ def read_fields(given: dict[str, Any]) -> dict[str, Any]:
         data["lyrics"] = read_text("lyrics", "lyrics file", Path(data["lyrics"][1:]))
     if "timesteps" in data:
         data["timesteps"] = data["timesteps"].split(",")
+    if "regions" in data:
+        from acestep import regions
+
+        data["regions"] = regions.read(",".join(data["regions"]))
     return data
 
 
@@ -210,14 +256,16 @@ def _option(name: str, field: Any) -> Any:
 
     kind = _kind(field.annotation)
     flag = "--" + name.replace("_", "-")
+    flags = [SHORT_FLAGS[name], flag] if name in SHORT_FLAGS else [flag]
     option = typer.Option(
-        f"{flag}/--no-{flag[2:]}" if kind is bool else flag,
+        *([f"{flag}/--no-{flag[2:]}"] if kind is bool else flags),
         help=f"{field.description} [{'; '.join(_limits(name, field, kind))}]",
         metavar=None if kind is bool else METAVARS.get(name) or _metavar(kind),
         show_default=False,  # `None` here only says that the user gave nothing
         rich_help_panel=schema.group(field).capitalize(),
     )
-    return Annotated[bool | None if kind is bool else str | None, option]
+    given = bool if kind is bool else list[str] if name == "regions" else str
+    return Annotated[given | None, option]
 
 
 def _limits(name: str, field: Any, kind: Any) -> list[str]:
@@ -232,7 +280,9 @@ def _limits(name: str, field: Any, kind: Any) -> list[str]:
             else ""
         )
         notes.append(f"{above}{low:,.10g} to {high:,.10g} {schema.unit(field)}".rstrip())
-    if field.default is None:
+    if name == "regions":
+        notes.append("may be repeated")
+    if field.default in (None, ()):
         notes.append(f"default: {'none' if kind in (Path, tuple) else 'chosen for you'}")
     elif kind is bool:
         notes.append(f"default: {'' if field.default else 'no-'}{name.replace('_', '-')}")
