@@ -4,7 +4,7 @@
 
 Needs the text encoder (`train_text_encoder`) and the songs' latents (`latents`). All tasks are
 learnt at once, each with the context that the product builds for it: from text alone, from codes,
-and a region between kept surroundings. The tokenizer learns to transcribe, the detokenizer to say
+close to a source, and a region between kept surroundings. The tokenizer learns to transcribe, the detokenizer to say
 what codes sound like on average; the DiT makes music of that. Resumes where it was cut off.
 """
 
@@ -131,7 +131,7 @@ class Objective:
         if task == "repaint":
             context = self.repaint_context(music, silence, rng)
         else:
-            source = hints if task == "codes" else silence
+            source = {"codes": hints, "text": silence, "close": music}[task]
             context = torch.cat([source, torch.ones_like(source)], dim=-1)
         states = self.condition(model, score, latents, task, crop, rng)
         if rng.random() < self.config["dropout"]:
@@ -184,6 +184,7 @@ class Objective:
         )
         instruction = {
             "codes": conditioning.FOLLOW_CODES,
+            "close": conditioning.FOLLOW_CODES,
             "text": conditioning.FILL_MASK,
             "repaint": conditioning.REPAINT,
         }[task]
