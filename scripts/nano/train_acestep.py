@@ -4,8 +4,8 @@
 
 Needs the text encoder (`train_text_encoder`) and the songs' latents (`latents`). All tasks are
 learnt at once, each with the context that the product builds for it: from text alone, from codes,
-close to a source, and a region between kept surroundings. The tokenizer learns to transcribe, the detokenizer to say
-what codes sound like on average; the DiT makes music of that. Resumes where it was cut off.
+close to a source, and a region between kept surroundings. The tokenizer learns to transcribe, the
+detokenizer to say what the DiT must know of a code. Resumes where it was cut off.
 """
 
 import argparse
