@@ -11,6 +11,7 @@ Waveform = Float[Tensor, "batch 2 sample"]  # 48 kHz, [-1, 1]
 Channels = Float[Tensor, "channel sample"]  # at any rate, as a file holds it
 Stereo = Float[Tensor, "2 sample"]  # one song, 48 kHz, [-1, 1]
 Latents = Float[Tensor, "batch frame channel"]  # 25 Hz, VAE space
+Shared = Float[Tensor, "#batch frame channel"]  # latents: one row for all takes, or one for each
 Context = Float[Tensor, "batch frame context"]  # source latents and chunk mask, side by side
 Codes = Int[Tensor, "batch code"]  # 5 Hz, FSQ indices
 Quantized = Float[Tensor, "batch code width"]  # 5 Hz, what a code means to the detokenizer

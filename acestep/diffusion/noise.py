@@ -10,7 +10,7 @@ import torch
 
 from acestep.diffusion.sampler import Renoise
 from acestep.seeds import generator
-from acestep.types import Latents
+from acestep.types import Latents, Shared
 
 
 def draw_noise(seeds: Sequence[int], frames: int, channels: int, *, name: str = "noise") -> Latents:
@@ -18,6 +18,11 @@ def draw_noise(seeds: Sequence[int], frames: int, channels: int, *, name: str = 
     return torch.stack(
         [torch.randn(frames, channels, generator=generator(seed, name)) for seed in seeds]
     )
+
+
+def noised(latents: Shared, noise: Latents, t: float) -> Latents:
+    """The state at time t on the straight path from `noise` (t = 1) to `latents` (t = 0)."""
+    return t * noise + (1 - t) * latents
 
 
 def renoise(seeds: Sequence[int], frames: int, channels: int) -> Renoise:

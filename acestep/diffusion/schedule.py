@@ -44,6 +44,12 @@ def timesteps(
     return (*times, 0.0)
 
 
+def from_level(times: Sequence[float], level: float) -> tuple[float, ...]:
+    """The part of a run that begins at the time nearest to `level`; at least one step is left."""
+    start = min(range(len(times) - 1), key=lambda i: abs(times[i] - level))
+    return tuple(times[start:])
+
+
 def nearest_turbo_time(t: float) -> float:
     """The time closest to t among those the turbo checkpoints were distilled at."""
     return min(TURBO_TIMES, key=lambda time: abs(time - t))
