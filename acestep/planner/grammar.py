@@ -141,8 +141,9 @@ class Grammar:
         if self.is_done:
             return []
         forced = self._forced_text()
-        # A final space belongs to the first word of the value in the training data's tokens.
-        tokens = self._vocabulary.encode(forced.rstrip(" "))
+        # A final space, and the first letters of a word that is still open (" m" of major and
+        # minor), belong to the value's first token in the training data.
+        tokens = self._vocabulary.encode(re.sub(r" ?[^\W\d_]*\Z", "", forced))
         matcher = self._matcher.fork()
         certain = 0
         while certain < len(tokens) and matcher.accept_token(tokens[certain]):

@@ -134,6 +134,15 @@ def test_forced_runs_are_the_tokens_of_the_training_data(vocabulary: Vocabulary)
     assert {" ", " F", " G"} <= allowed <= {" "} | {f" {note}" for note in "ABCDEFG"}
 
 
+def test_a_word_that_is_still_open_is_not_forced(vocabulary: Vocabulary):
+    """Major and minor begin alike; the model learnt them as words, not as "m" and the rest."""
+    grammar = Grammar(vocabulary, Form(Plan(bpm=96, caption="Calm", duration=20)))
+    write(grammar, vocabulary, "<think>\nbpm: 96\ncaption: Calm\nduration: 20\nkeyscale: C#")
+    assert grammar.forced() == []
+    (minor,) = vocabulary.encode(" minor")
+    assert grammar.allowed()[minor]
+
+
 def test_asking_changes_nothing(vocabulary: Vocabulary):
     grammar = Grammar(vocabulary, Form())
     assert grammar.forced() == grammar.forced()
