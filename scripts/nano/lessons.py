@@ -38,13 +38,13 @@ class Lesson(NamedTuple):
     answer: str
 
 
-def lesson(seed: int) -> Lesson:
-    """The lesson of a seed."""
+def lesson(seed: int, kind: str | None = None) -> Lesson:
+    """The lesson of a seed; its kind is drawn by their shares when it is None."""
     rng = np.random.default_rng([seed, 2])
     score = compose(seed, _duration(rng))
     wording = word(score, rng)
-    kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
-    return _LESSONS[kind](score, wording, rng)
+    drawn = str(rng.choice(list(KINDS), p=list(KINDS.values())))
+    return _LESSONS[kind or drawn](score, wording, rng)
 
 
 def asked(score: Score, wording: Wording, rng: np.random.Generator) -> Text2Music:

@@ -33,9 +33,9 @@ def read_or_make(path: Path) -> Tokenizer:
     return read_tokenizer(path)
 
 
-def make() -> Tokenizer:
+def make(songs: int = SONGS) -> Tokenizer:
     """The same on every machine, as long as the songs are."""
-    return train_tokenizer(list(_texts()), SIZE)
+    return train_tokenizer(list(_texts(songs)), SIZE)
 
 
 def with_audio_codes(tokenizer: Tokenizer) -> Tokenizer:
@@ -43,9 +43,9 @@ def with_audio_codes(tokenizer: Tokenizer) -> Tokenizer:
     return with_codes(tokenizer, math.prod(codes.LEVELS))
 
 
-def _texts() -> Iterator[str]:
+def _texts(songs: int) -> Iterator[str]:
     """Prompts of the DiT and of the planner, as the product writes them."""
-    for seed in range(FIRST_SEED, FIRST_SEED + SONGS):
+    for seed in range(FIRST_SEED, FIRST_SEED + songs):
         rng = np.random.default_rng(seed)
         score = compose(seed)
         request = wording.request(score, rng)
@@ -63,7 +63,7 @@ def _texts() -> Iterator[str]:
                 time_signature=request.time_signature,
             )
         )
-    for _ in range(SONGS // 20):
+    for _ in range(songs // 20):
         yield prompts.understand_prompt([])
         yield prompts.create_prompt("", instrumental=True)
         yield prompts.create_prompt("", instrumental=False)

@@ -10,7 +10,6 @@ own: what is learnt about a kick holds for every chord it can fall on. The sum i
 import argparse
 import math
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -124,8 +123,9 @@ def build(network: dict, vocabulary: Vocabulary, seed: int) -> Qwen3:
 
 def plain(model: Qwen3) -> Qwen3:
     """A copy with the sums written out: the network that the product knows."""
-    copy = deepcopy(model)
-    parametrize.remove_parametrizations(copy.embed_tokens, "weight")
+    weights = {n: w for n, w in model.state_dict().items() if not n.startswith("embed_tokens.")}
+    copy = Qwen3(model.config)
+    copy.load_state_dict({**weights, "embed_tokens.weight": model.embed_tokens.weight.detach()})
     return copy
 
 

@@ -1,0 +1,18 @@
+"""What the tests of the nano trainers share."""
+
+import pytest
+from tokenizers import Tokenizer
+
+from acestep.planner.vocabulary import Vocabulary
+from scripts.nano import tokenizer
+
+
+@pytest.fixture(scope="session")
+def words() -> Tokenizer:
+    """Tokens learnt from a few songs."""
+    return tokenizer.make(songs=40)
+
+
+@pytest.fixture(scope="session")
+def vocabulary(words: Tokenizer) -> Vocabulary:
+    return Vocabulary(tokenizer.with_audio_codes(words))

@@ -1,0 +1,126 @@
+"""The planner's trainer: what counts as an answer, what is exported, and that it learns."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from acestep.models.qwen3 import Qwen3
+from acestep.planner.backends.pt import PtBackend
+from acestep.planner.vocabulary import Vocabulary
+from scripts.nano import qwen3
+from scripts.nano.lessons import lesson
+from scripts.nano.train_planner import Batch, Lessons, build, collate, losses, plain
+from scripts.nano.trainer import Training, train
+
+NETWORK = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+    "rope_theta": 1000,
+}
+
+
+@pytest.fixture(scope="module")
+def lessons(vocabulary: Vocabulary) -> Lessons:
+    return Lessons(vocabulary, batch=2, longest=400)
+
+
+@pytest.fixture
+def model(vocabulary: Vocabulary) -> Qwen3:
+    return build(NETWORK, vocabulary, seed=1)
+
+
+def test_only_the_planners_own_tokens_are_learnt(lessons: Lessons, vocabulary: Vocabulary) -> None:
+    given = [lesson(1, "song"), lesson(2, "unconditional codes")]
+    batch = collate([lessons.encode(each) for each in given], longest=1000)
+    for row, is_answer, each in zip(batch.ids, batch.is_answer, given, strict=True):
+        assert vocabulary.decode(row[is_answer].tolist()) == each.answer
+        before = row[: int(is_answer.nonzero()[0])]
+        assert vocabulary.decode(before.tolist()) == each.prompt
+
+
+def test_padding_changes_no_loss(lessons: Lessons, model: Qwen3, vocabulary: Vocabulary) -> None:
+    short = lessons.encode(lesson(1, "unconditional codes"))
+    alone = collate([short], longest=1000)
+    padded = collate([short, lessons.encode(lesson(4, "song"))], longest=1000)
+    first = Batch(padded.ids[:1], padded.is_answer[:1])
+    assert first.ids.shape[1] > alone.ids.shape[1]
+    expected = losses(model, alone, vocabulary.first_code, 1.0)
+    found = losses(model, first, vocabulary.first_code, 1.0)
+    torch.testing.assert_close(found["codes"], expected["codes"])
+
+
+def test_a_step_has_the_same_lessons_whenever_it_is_asked_for(vocabulary: Vocabulary) -> None:
+    one, other = (Lessons(vocabulary, batch=2, longest=300) for _ in range(2))
+    one(0)
+    assert torch.equal(one(17).ids, other(17).ids)
+    assert not torch.equal(one(17).ids, one(18).ids)
+    assert one(17).ids.shape[1] <= 300
+
+
+def test_the_product_reads_what_is_exported(
+    tmp_path: Path, lessons: Lessons, model: Qwen3, vocabulary: Vocabulary
+) -> None:
+    ids = torch.tensor([[5, vocabulary.first_code + 7, vocabulary.first_code + 3149]])
+    copy = plain(model)
+    torch.testing.assert_close(copy(ids), model(ids))
+    qwen3.write(tmp_path, NETWORK, vocabulary.tokenizer, copy)
+    backend = PtBackend.load(tmp_path)
+    assert backend.vocabulary.codebook_size == 3150
+
+
+def test_codes_that_share_facts_learn_together(model: Qwen3, vocabulary: Vocabulary) -> None:
+    first = vocabulary.first_code
+    before = plain(model).embed_tokens.weight.detach().clone()
+    states = model(torch.tensor([[first]]))  # code 0: no beat, no drums, no voice, no chord
+    states.sum().backward()
+    with torch.no_grad():
+        for parameter in model.embed_tokens.parameters():
+            if parameter.grad is not None:
+                parameter -= parameter.grad
+    after = plain(model).embed_tokens.weight.detach()
+    moved = (after - before).abs().sum(dim=1) > 0
+    assert moved[first + 1]  # differs in one fact
+    assert not moved[0]
+
+
+def test_a_resumed_training_ends_with_the_same_weights_and_the_loss_falls(
+    tmp_path: Path, lessons: Lessons, vocabulary: Vocabulary
+) -> None:
+    training = Training(
+        minutes=100, learning_rate=0.02, steps=12, warmup_steps=2, save_seconds=0.0, log_seconds=0.0
+    )
+
+    def run(folder: Path, stop: int | None = None) -> tuple[Qwen3, list[float]]:
+        model = build(NETWORK, vocabulary, seed=1)
+        seen: list[float] = []
+
+        def loss_of(step: int) -> dict[str, torch.Tensor]:
+            if step == stop:
+                raise KeyboardInterrupt
+            found = losses(model, lessons(step), vocabulary.first_code, 0.5)
+            seen.append(float(found["codes"].detach()))
+            return found
+
+        if stop is None:
+            train(model, loss_of, training, folder)
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                train(model, loss_of, training, folder)
+        return model, seen
+
+    whole, seen = run(tmp_path / "whole")
+    run(tmp_path / "cut", stop=7)
+    resumed, _ = run(tmp_path / "cut")
+    assert _same(whole, resumed)
+    assert sum(seen[-3:]) < 0.9 * sum(seen[:3])
+
+
+def _same(one: nn.Module, other: nn.Module) -> bool:
+    pairs = zip(one.parameters(), other.parameters(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
