@@ -16,9 +16,11 @@ from acestep.errors import (
     Cancelled,
     CheckpointError,
     InvalidRequest,
+    OutOfMemory,
     UnsoundResult,
 )
 from acestep.planner.backends.pt import PtBackend
+from acestep.planner.planner import Planner
 from acestep.progress import CancelToken, Progress, Reporter
 from acestep.request import Plan, Text2Music, parse_request
 from acestep.service import MusicService
@@ -309,3 +311,18 @@ def test_the_planner_runs_in_its_engines_dtype_and_the_retry_in_float32(
     assert planner_dtype(store) == torch.bfloat16 and not store.is_float32
     safe = store.in_float32(Reporter())
     assert planner_dtype(safe) == torch.float32 and safe.is_float32
+
+
+@pytest.mark.parametrize("call", ["run", "plan", "understand"])
+def test_running_out_of_memory_says_what_helps_wherever_it_happens(
+    thinker: MusicService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def exhausted(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+
+    for method in ("plan", "understand"):
+        monkeypatch.setattr(Planner, method, exhausted)
+    soundfile.write(tmp_path / "tone.wav", np.sin(np.arange(96_000) / 20), 48_000)
+    asked = tmp_path / "tone.wav" if call == "understand" else request()
+    with pytest.raises(OutOfMemory, match=r"Out of memory on .* Ask for .* shorter"):
+        getattr(thinker, call)(asked)
