@@ -21,7 +21,8 @@ from scripts.nano.wording import Wording, word
 DURATIONS = {10: 0.12, 12: 0.06, 15: 0.14, 20: 0.4, 25: 0.08, 30: 0.15, 60: 0.02}  # seconds: share
 OTHER_DURATIONS = (10, 31)  # whole seconds, the rest of the share
 KINDS = {
-    "song": 0.73,
+    "song": 0.43,
+    "metadata": 0.3,  # cheap, and to copy what a caption says is what takes longest
     "codes given another plan": 0.04,
     "unconditional codes": 0.1,
     "unconditional metadata": 0.04,
@@ -84,6 +85,12 @@ def _song(score: Score, wording: Wording, rng: np.random.Generator) -> Lesson:
     return Lesson(opening, whole.removeprefix(opening) + _codes(score))
 
 
+def _metadata(score: Score, wording: Wording, rng: np.random.Generator) -> Lesson:
+    """The first phase alone."""
+    song = _song(score, wording, rng)
+    return Lesson(song.prompt, song.answer.partition("\n\n<|audio_code")[0])
+
+
 def _codes_given_another_plan(score: Score, wording: Wording, rng: np.random.Generator) -> Lesson:
     """The user's values stand in the block, even where the caption says otherwise."""
     other = compose(
@@ -127,6 +134,7 @@ def _format(score: Score, wording: Wording, rng: np.random.Generator) -> Lesson:
 
 _LESSONS = {
     "song": _song,
+    "metadata": _metadata,
     "codes given another plan": _codes_given_another_plan,
     "unconditional codes": _unconditional_codes,
     "unconditional metadata": _unconditional_metadata,

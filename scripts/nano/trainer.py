@@ -14,11 +14,13 @@ from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from scripts.nano.muon import Muon
 
 CHECKPOINT_FILE = "training.pt"
 CURVE_FILE = "curve.png"
@@ -37,12 +39,14 @@ class Training:
         steps: ends the training too; whichever is reached first. 0 leaves it to the minutes.
         learning_rate: the highest; reached after `warmup_steps`, then falls as a cosine of the
             budget spent, down to `final_rate` of it.
+        optimizer: "adamw", or "muon" for the matrices inside layers.
         ema: decay of the averaged copy that is validated and exported; 0 keeps none.
         clip: the gradient's largest norm.
     """
 
     minutes: float
     learning_rate: float
+    optimizer: Literal["adamw", "muon"] = "adamw"
     steps: int = 0
     warmup_steps: int = 100
     final_rate: float = 0.02
@@ -159,8 +163,15 @@ def train(
     return progress
 
 
-def make_optimizer(model: nn.Module, training: Training) -> torch.optim.AdamW:
+def make_optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
     """AdamW; matrices decay, gains and biases do not."""
+    if training.optimizer == "muon":
+        return Muon(
+            model,
+            training.learning_rate,
+            weight_decay=training.weight_decay,
+            betas=training.betas,
+        )
     weights = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in weights if p.ndim >= 2], "weight_decay": training.weight_decay},

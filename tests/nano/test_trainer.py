@@ -1,12 +1,15 @@
 """The loop that all nano trainers share, on a network that learns in a second."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from acestep.seeds import generator
+from scripts.nano.muon import orthogonal
 from scripts.nano.trainer import CURVE_FILE, Training, read_config, train
 
 
@@ -23,19 +26,28 @@ def loss_of(model: nn.Linear, step: int) -> dict[str, Tensor]:
     return {"loss": (model(x) - x.sum(dim=-1, keepdim=True)).square().mean()}
 
 
-def settings(steps: int, *, ema: float = 0.0) -> Training:
+def settings(
+    steps: int, *, ema: float = 0.0, optimizer: Literal["adamw", "muon"] = "adamw"
+) -> Training:
     """Budgets of steps alone, so that two runs see the same learning rates."""
     return Training(
-        minutes=1000, learning_rate=0.05, steps=steps, warmup_steps=5, ema=ema, log_seconds=0.0
+        minutes=1000,
+        learning_rate=0.05,
+        optimizer=optimizer,
+        steps=steps,
+        warmup_steps=5,
+        ema=ema,
+        log_seconds=0.0,
     )
 
 
-@pytest.mark.parametrize("ema", [0.0, 0.9])
+@pytest.mark.parametrize(("optimizer", "ema"), [("adamw", 0.0), ("adamw", 0.9), ("muon", 0.9)])
 def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
-    tmp_path: Path, ema: float
+    tmp_path: Path, optimizer: Literal["adamw", "muon"], ema: float
 ) -> None:
+    chosen = settings(60, ema=ema, optimizer=optimizer)
     whole = toy()
-    train(whole, lambda step: loss_of(whole, step), settings(60, ema=ema), tmp_path / "whole")
+    train(whole, lambda step: loss_of(whole, step), chosen, tmp_path / "whole")
 
     cut = toy()
 
@@ -44,7 +56,7 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
             raise KeyboardInterrupt
         return loss_of(cut, step)
 
-    eager = Training(**{**vars(settings(60, ema=ema)), "save_seconds": 0.0})
+    eager = replace(chosen, save_seconds=0.0)
     with pytest.raises(KeyboardInterrupt):
         train(cut, stop_at_40, eager, tmp_path / "cut")
     fresh = toy()
@@ -107,3 +119,11 @@ def test_a_config_names_its_training_table(tmp_path: Path) -> None:
     config = read_config(path)
     assert config["seed"] == 1
     assert config["training"] == Training(minutes=3, learning_rate=0.1, betas=(0.9, 0.95))
+
+
+def test_muon_gives_every_direction_the_same_strength() -> None:
+    matrix = torch.randn(48, 20, generator=generator(1, "matrix"))
+    strengths = torch.linalg.svdvals(orthogonal(matrix))
+    assert strengths.min() > 0.6 and strengths.max() < 1.3
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    assert torch.trace((left @ right).T @ orthogonal(matrix)) > 0.8 * 20
