@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from acestep.errors import CheckpointError, ModelMissing
 from acestep.request import Preset
-from acestep.weights import MAX_HEADER, stored_tensors
+from acestep.weights import MAX_HEADER, stored_tensors, weight_files
 
 Kind = Literal["dit", "lm", "vae", "text_encoder"]
 State = Literal["ready", "incomplete", "missing"]
@@ -447,7 +447,7 @@ def fingerprint(folder: Path) -> str:
     apart; it is no protection against a forger (`acestep models verify` is).
     """
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in weight_files(folder):
         size = path.stat().st_size
         digest.update(f"{path.name}\0{size}\0".encode())
         with path.open("rb") as file:

@@ -6,6 +6,8 @@ sentence that names it. Format: an 8-byte length, a JSON table of tensors, then 
 
 import json
 import math
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +16,10 @@ from acestep.errors import CheckpointError
 FLOATS = {"F32": 4, "F16": 2, "BF16": 2}  # bytes per number
 MAX_HEADER = 100_000_000  # bytes; the safetensors format's own limit
 ARCHIVE = b"PK\x03\x04"  # what `torch.save` writes: a zip file
+INDEX = "*.safetensors.index.json"
+# Where an index may point besides its own folder: into that of the model next door. Two models that
+# differ only in how they are used then keep their weights once.
+NEIGHBOUR = re.compile(r"\.\./(\w[\w.-]*)/(\w[\w.-]*\.safetensors)", re.ASCII)
 FOREIGN = {  # what other files begin with
     ARCHIVE: "a pickle archive, which could run code and is never opened",
     b"\x80": "a pickle file, which could run code and is never opened",
@@ -51,6 +57,14 @@ def stored_tensors(folder: Path, stem: str) -> dict[str, Stored]:
     raise CheckpointError(f"{single} is missing: the folder is not a complete model.")
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a folder, and those next door that its index names; sorted."""
+    found = set(folder.glob("*.safetensors"))
+    for index in folder.glob(INDEX):
+        found |= {path for path in _shards(index).values() if path.parent != folder}
+    return sorted(found)
+
+
 def _pickled(folder: Path) -> Path | None:
     kinds = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
     found = (path for path in folder.glob("*") if path.suffix in kinds)
@@ -58,27 +72,37 @@ def _pickled(folder: Path) -> Path | None:
 
 
 def _sharded(index: Path) -> dict[str, Stored]:
+    paths = _shards(index)
+    stored = {}
+    for path in dict.fromkeys(paths.values()):
+        if not path.is_file():
+            count = len(set(paths.values()))
+            files = f"one of {count} files that hold" if count > 1 else "the file that holds"
+            raise CheckpointError(f"{path} is missing: it is {files} the weights.")
+        stored |= _header(path)
+    for key, path in paths.items():
+        if key not in stored or stored[key].file != path:
+            raise CheckpointError(f"{path} does not hold '{key}', as {index.name} says.")
+    return stored
+
+
+def _shards(index: Path) -> dict[str, Path]:
+    """The file of every tensor that an index names."""
     try:
         places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        shards = sorted(set(places.values()))
+        return dict(_places(index, places.items()))
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{index} is not an index of safetensors files.") from error
-    stored = {}
-    for shard in shards:
-        if not isinstance(shard, str) or Path(shard).name != shard:
+
+
+def _places(index: Path, entries: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Path]]:
+    for key, shard in entries:
+        if neighbour := NEIGHBOUR.fullmatch(shard):
+            yield key, index.parent.parent / neighbour[1] / neighbour[2]
+        elif Path(shard).name == shard:
+            yield key, index.parent / shard
+        else:
             raise CheckpointError(f"{index} points outside its folder ({shard!r}).")
-        if not (index.parent / shard).is_file():
-            raise CheckpointError(
-                f"{index.parent / shard} is missing: it is one of {len(shards)} files that "
-                "hold the weights."
-            )
-        stored |= _header(index.parent / shard)
-    for key, shard in places.items():
-        if key not in stored or stored[key].file.name != shard:
-            raise CheckpointError(
-                f"{index.parent / shard} does not hold '{key}', as {index.name} says."
-            )
-    return stored
 
 
 def _header(path: Path) -> dict[str, Stored]:

@@ -15,6 +15,7 @@ import torch
 from safetensors import safe_open
 
 from acestep.errors import Unavailable
+from acestep.weights import weight_files
 
 GIB = 1024**3
 BF16_CAPABILITY = (8, 0)  # Ampere: the first with bfloat16 arithmetic
@@ -150,7 +151,7 @@ def weight_bytes(folders: Iterable[Path], dtype: torch.dtype) -> int:
     """Bytes of the folders' weights once they are in `dtype`; reads headers only."""
     numbers = 0
     for folder in folders:
-        for path in folder.glob("*.safetensors"):
+        for path in weight_files(folder):
             with safe_open(path, framework="pt") as tensors:
                 for key in tensors.keys():  # noqa: SIM118 (not a dict)
                     count = 1

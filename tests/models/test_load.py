@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from acestep.errors import CheckpointError
 from acestep.models.load import load_acestep, load_module, load_silence
+from acestep.weights import stored_tensors, weight_files
 
 KEY = "decoder.proj_in.1.weight"
 
@@ -253,21 +254,44 @@ def test_a_missing_shard_is_named(folder: Path) -> None:
     assert f"{folder / 'model-00002-of-00002.safetensors'} is missing" in sentence
 
 
+def test_an_index_may_name_the_model_next_door(folder: Path) -> None:
+    other = folder.parent / "other-model"
+    shutil.copytree(folder, other)
+    (folder / "model.safetensors").unlink()
+    places = dict.fromkeys(("linear.weight", "linear.bias"), "../other-model/model.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    assert {t.file for t in stored_tensors(folder, "model").values()} == {
+        other / "model.safetensors"
+    }
+    assert weight_files(folder) == weight_files(other) == [other / "model.safetensors"]
+    shutil.rmtree(other)
+    sentence = refusal(folder)
+    assert f"{other / 'model.safetensors'} is missing: it is the file that holds" in sentence
+
+
 def test_a_shard_without_what_the_index_promises_is_named(folder: Path) -> None:
     write_shards(folder)
     save_file({"linear.x": torch.ones(2)}, folder / "model-00002-of-00002.safetensors")
     assert "model-00002-of-00002.safetensors does not hold 'linear.bias'" in refusal(folder)
 
 
-@pytest.mark.parametrize("shard", ["../model.safetensors", "/etc/hosts", "a/b.safetensors", 7])
-def test_an_index_that_points_elsewhere_is_refused(folder: Path, shard: object) -> None:
+@pytest.mark.parametrize(
+    "shard",
+    [
+        "../model.safetensors", "/etc/hosts", "a/b.safetensors", "../../a/b.safetensors",
+        "../.cache/b.safetensors", "../a/hosts",
+    ],
+)  # fmt: skip
+def test_an_index_that_points_elsewhere_is_refused(folder: Path, shard: str) -> None:
     write_shards(folder)
     index = {"weight_map": {"linear.bias": shard}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     assert "points outside its folder" in refusal(folder)
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"weight_map": 3}', '{"weight_map": {"a": []}}'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"weight_map": 3}', '{"weight_map": {"a": []}}', '{"weight_map": {"a": 7}}']
+)
 def test_an_index_that_is_none_is_refused(folder: Path, text: str) -> None:
     write_shards(folder)
     (folder / "model.safetensors.index.json").write_text(text)
