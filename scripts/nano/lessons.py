@@ -12,17 +12,20 @@ import yaml
 from acestep.planner import prompt as prompts
 from acestep.planner.plan import codes_to_text, field_lines, to_text
 from acestep.planner.vocabulary import END
-from acestep.request import INSTRUMENTAL, LANGUAGES, Plan, Text2Music
+from acestep.request import INSTRUMENTAL, KEY_SCALES, LANGUAGES, Plan, Text2Music
 from scripts.nano.codes import codes
 from scripts.nano.genres import GENRES
 from scripts.nano.score import Score, compose
-from scripts.nano.wording import Wording, word
+from scripts.nano.wording import Wording, strange_word, word
+from scripts.nano.words import choose
 
 DURATIONS = {10: 0.12, 12: 0.06, 15: 0.14, 20: 0.4, 25: 0.08, 30: 0.15, 60: 0.02}  # seconds: share
 OTHER_DURATIONS = (10, 31)  # whole seconds, the rest of the share
 KINDS = {
     "song": 0.43,
-    "metadata": 0.3,  # cheap, and to copy what a caption says is what takes longest
+    # Cheap, and to copy what a caption says is what takes longest to learn.
+    "metadata": 0.12,
+    "strange metadata": 0.18,
     "codes given another plan": 0.04,
     "unconditional codes": 0.1,
     "unconditional metadata": 0.04,
@@ -91,6 +94,19 @@ def _metadata(score: Score, wording: Wording, rng: np.random.Generator) -> Lesso
     return Lesson(song.prompt, song.answer.partition("\n\n<|audio_code")[0])
 
 
+def _strange_metadata(score: Score, wording: Wording, rng: np.random.Generator) -> Lesson:
+    """A caption that no score could be written for: nothing to know, everything to copy."""
+    bpm, key_scale = int(rng.integers(30, 301)), choose(rng, KEY_SCALES)
+    words = [strange_word(rng) for _ in range(rng.integers(2, 16))]
+    for fact in (f"{bpm} bpm", f"in {key_scale}"):
+        words.insert(int(rng.integers(len(words) + 1)), fact)
+    caption = ", ".join(words)
+    strange = wording._replace(caption=caption, detailed=caption, key_scale=key_scale)
+    plan = planned(score, strange).model_copy(update={"bpm": bpm})
+    opening = prompts.metadata_prompt(asked(score, strange, rng)).conditional
+    return Lesson(opening, to_text(plan))
+
+
 def _codes_given_another_plan(score: Score, wording: Wording, rng: np.random.Generator) -> Lesson:
     """The user's values stand in the block, even where the caption says otherwise."""
     other = compose(
@@ -135,6 +151,7 @@ def _format(score: Score, wording: Wording, rng: np.random.Generator) -> Lesson:
 _LESSONS = {
     "song": _song,
     "metadata": _metadata,
+    "strange metadata": _strange_metadata,
     "codes given another plan": _codes_given_another_plan,
     "unconditional codes": _unconditional_codes,
     "unconditional metadata": _unconditional_metadata,

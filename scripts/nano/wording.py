@@ -117,12 +117,14 @@ def _with_strange_words(caption: str, rng: np.random.Generator) -> str:
     parts = caption.split(", ")
     for _ in range(rng.integers(1, 4)):
         at = int(rng.integers(len(parts) + 1))
-        parts.insert(at, choose(rng, STRANGE_WORDS) if rng.random() < 0.7 else _invented(rng))
+        parts.insert(at, strange_word(rng))
     return ", ".join(parts)
 
 
-def _invented(rng: np.random.Generator) -> str:
-    """A word nobody knows: pieces of two that somebody does."""
+def strange_word(rng: np.random.Generator) -> str:
+    """A word that says nothing about a score, or pieces of two that nobody knows."""
+    if rng.random() < 0.7:
+        return choose(rng, STRANGE_WORDS)
     first, second = choose(rng, WORDS), choose(rng, STRANGE_WORDS)
     return first[: rng.integers(1, len(first) + 1)] + second[rng.integers(len(second)) :]
 
