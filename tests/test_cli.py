@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from typer.testing import CliRunner, Result
 
@@ -123,6 +125,7 @@ def acestep(
 ) -> Callable[..., Result]:
     """Runs the command line in an empty folder, around the fake service."""
     monkeypatch.chdir(tmp_path)
+    soundfile.write("../song.wav", np.zeros(50 * 8000), 8000)  # for edits
     app = build_app(service.load)
 
     def run(*arguments: str, **environment: str) -> Result:
@@ -558,7 +561,7 @@ def test_the_planner_and_its_engine_are_chosen_by_option(
     assert acestep("generate", "--caption", "lo-fi", "--backend", "mlx").exit_code == 2
 
 
-REPAINT = ["repaint", "song.wav", "--caption", "a flute solo", "--seed", "7"]
+REPAINT = ["repaint", "../song.wav", "--caption", "a flute solo", "--seed", "7"]
 
 
 def test_a_repaint_takes_its_regions_and_words_and_reports(
@@ -569,7 +572,7 @@ def test_a_repaint_takes_its_regions_and_words_and_reports(
     result = acestep(*REPAINT, *asked, "--takes", "2", "--out", "edited.wav")
     assert result.exit_code == 0, result.output
     assert service.asked() == Repaint(
-        source_audio=Path("song.wav"),
+        source_audio=Path("../song.wav"),
         caption="a flute solo",
         lyrics="[Verse]\nother words",
         repainting_start=12,
@@ -601,11 +604,11 @@ def test_a_region_may_begin_before_the_song_and_there_may_be_several(
 def test_a_cover_takes_its_strength_and_reports(
     acestep: Callable[..., Result], service: FakeService
 ) -> None:
-    song = ["cover", "song.mp3", "--caption", "jazz trio", "--no-quantize"]
+    song = ["cover", "../song.wav", "--caption", "jazz trio", "--no-quantize"]
     result = acestep(*song, "--strength", "0.4", "--json")
     assert result.exit_code == 0, result.output
     asked = service.asked()
-    assert isinstance(asked, Cover) and asked.source_audio == Path("song.mp3")
+    assert isinstance(asked, Cover) and asked.source_audio == Path("../song.wav")
     assert (asked.audio_cover_strength, asked.quantize) == (0.4, False)
     assert len(answer(result)["reports"]) == 1
     assert answer(acestep(*SONG, "--json"))["reports"] == []
@@ -615,11 +618,14 @@ def test_a_cover_takes_its_strength_and_reports(
     ("arguments", "sentence"),
     [
         ([*REPAINT, "--start", "20", "--end", "12"], "A region must end after it begins"),
+        ([*REPAINT, "--start", "60"], "The region begins at 1:00.0, but the song ends at 0:50.0"),
+        (["repaint", "nothing.wav"], "nothing.wav does not exist."),
+        (["cover", __file__, "--caption", "x"], "test_cli.py is not audio."),
         ([*REPAINT, "--region", "soon"], "Regions are pairs of seconds"),
         ([*REPAINT, "--region", "1:2", "--start", "1"], "Give either Regions or Repainting Start"),
         ([*REPAINT, "--strength", "2"], "Strength must be a number from 0 to 1 (you gave 2)."),
-        (["cover", "song.wav"], "Say what it should become"),
-        (["cover", "song.wav", "--caption", "x", "--strength", "-1"], "Audio Cover Strength must"),
+        (["cover", "../song.wav"], "Say what it should become"),
+        (["cover", "x.wav", "--caption", "x", "--strength", "-1"], "Audio Cover Strength must"),
         (["understand", "nothing.wav"], "nothing.wav does not exist."),
     ],
 )
@@ -658,8 +664,8 @@ def test_edits_run_from_json_and_replay(
     acestep: Callable[..., Result], service: FakeService
 ) -> None:
     jobs = [
-        {"task": "repaint", "source_audio": "song.wav", "regions": [[1, 2], [-3, 0]]},
-        {"task": "cover", "source_audio": "song.wav", "caption": "jazz trio"},
+        {"task": "repaint", "source_audio": "../song.wav", "regions": [[1, 2], [-3, 0]]},
+        {"task": "cover", "source_audio": "../song.wav", "caption": "jazz trio"},
     ]
     Path("jobs.jsonl").write_text("\n".join(map(json.dumps, jobs)))
     done = answer(acestep("run", "jobs.jsonl", "--json"))

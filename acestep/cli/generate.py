@@ -110,10 +110,13 @@ class Destination:
         """Refuse names that cannot be had, before minutes are spent on rendering.
 
         Raises:
-            InvalidRequest: a song or a recipe of that name exists, or no folder can be made.
+            InvalidRequest: a song of that name or a file beside it exists, or no folder can be
+                made.
         """
+        from acestep.track import SIDECARS
+
         for song in self._files(takes):
-            for path in (song, song.with_suffix(".json")):
+            for path in (song, *map(song.with_suffix, SIDECARS)):
                 if os.path.lexists(path):
                     raise InvalidRequest("out", f"{path} exists already and is not overwritten.")
             there = next(folder for folder in song.absolute().parents if folder.exists())
@@ -273,6 +276,7 @@ def make_song(
     destination = Destination.parse(out)
     request = destination.formatted(request, chosen=format_chosen)
     destination.reserve(request.takes)
+    look_at_source(request)
     started = time.perf_counter()
     with interruptible() as cancel, progress_line() as line:
         service = load_service(options, line)
@@ -283,6 +287,24 @@ def make_song(
     for sentence in report["warnings"]:
         output.note(f"Note: {sentence}")
     output.result(report, summary(report))
+
+
+def look_at_source(request: "MusicRequest") -> None:
+    """Refuse what the header of a source forbids, before a model is loaded.
+
+    Raises:
+        AudioError: it is not audio that can be read.
+        InvalidRequest: the song has no such region.
+    """
+    from acestep.request import Cover, Repaint
+
+    if not isinstance(request, Repaint | Cover):
+        return
+    from acestep import audio
+
+    seconds = audio.probe(request.source_audio).seconds
+    if isinstance(request, Repaint) and seconds is not None:
+        request.regions_of(seconds)
 
 
 def run_jobs(
