@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from einops import rearrange
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -42,6 +43,7 @@ PROMISED = 0.7  # share of songs whose prompt states a fact that could be stated
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the nano DiT.")
     parser.add_argument("config", type=Path)
+    parser.add_argument("--start", type=Path, help="a folder whose weights to begin with")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -56,6 +58,9 @@ def main() -> None:
     model = AceStep(AceStepConfig.from_dict(network))
     for parameter in model.decoder.proj_out.parameters():
         nn.init.zeros_(parameter)  # the first answer is the mean of all answers
+    if arguments.start is not None:
+        trained = load_file(arguments.start / "model.safetensors")
+        model.load_state_dict({name: value.float() for name, value in trained.items()})
     model.to(device)
     silence = load_vae().fold().encode(torch.zeros(1, 2, 400 * 1920))[:, 100:300].mean(1, True)
     silence = silence.expand(-1, SILENCE_FRAMES, -1)
