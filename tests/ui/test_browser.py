@@ -565,3 +565,34 @@ def test_what_is_no_song_is_said_beside_the_source(
     visit.press_generate()
     expect(visit.page.get_by_text("Choose the song to cover first.")).to_be_visible(timeout=SOON)
     visit.complaints = [said for said in visit.complaints if "Media" not in said]  # the player's
+
+
+def test_the_real_model_repaints_its_own_song(visit: Visit, studio: tuple[str, Path]) -> None:
+    url, outputs = studio
+    visit.page.goto(url)
+    visit.ready()
+    visit.fill("duration", "10")
+    visit.open_rendering()
+    visit.fill("seed", "11")
+    visit.press_generate()
+    expect(visit.page.locator("#progress")).to_contain_text("Done: 10 s", timeout=120_000)
+    visit.page.locator("#repaint-this-1").click()
+    expect(visit.page.locator("#repaint-facts")).to_contain_text("with seed 11", timeout=SOON)
+    visit.fill("repaint-start", "4")
+    visit.fill("repaint-end", "12")
+    expect(visit.page.locator("#repaint-summary")).to_contain_text(
+        "Will replace 0:04.0–0:10.0 (6.0 s) and add 2.0 s after the song.", timeout=SOON
+    )
+    visit.press_generate()
+    expect(visit.page.locator("#progress")).to_contain_text("Done: 12 s", timeout=120_000)
+    facts = visit.page.locator(".take .facts").first
+    expect(facts).to_contain_text("Outside the region 0 samples changed.")
+    (edited,) = outputs.rglob("*_repaint_*.flac")
+    request = json.loads(edited.with_suffix(".json").read_text())["request"]
+    source = Path(request["source_audio"])
+    assert source.is_relative_to(outputs) and source.with_suffix(".safetensors").is_file()
+    before, after = soundfile.read(source)[0], soundfile.read(edited)[0]
+    assert len(after) == 12 * 48_000
+    assert np.array_equal(before[: 4 * 48_000], after[: 4 * 48_000])
+    visit.page.set_viewport_size({"width": 390, "height": 844})
+    assert visit.page.evaluate("document.scrollingElement.scrollWidth") == 390
