@@ -42,27 +42,13 @@ def write_latents(song: str | Path, latents: Latents, vae: str, *, overwrite: bo
     write_file(Path(song).with_suffix(SUFFIX), data, overwrite=overwrite)
 
 
-def find_latents(
-    song: Path, waveform: Waveform, vae: str, results: Path | None = None
-) -> Latents | None:
-    """The latents that a song was made of, if they were kept; whatever does not fit is ignored.
-
-    Looked for beside the song, then under its name in the folder of results and its days, where
-    the original of an uploaded copy is.
-    """
-    places = [song.with_suffix(SUFFIX)]
-    if results is not None:
-        places += [
-            results / f"{song.stem}{SUFFIX}",
-            *sorted(results.glob(f"*/{song.stem}{SUFFIX}")),
-        ]
-    found = [path for path in places if path.is_file()]
-    digest = sample_hash(waveform[0]) if found else ""
-    for path in found:
-        latents = _read(path, {"sha256": digest, "vae": vae})
-        if latents is not None and latents.shape[1] == frames_of(waveform):
-            return latents
-    return None
+def find_latents(song: Path, waveform: Waveform, vae: str) -> Latents | None:
+    """The latents beside a song, if they were kept; whatever does not fit is ignored."""
+    path = song.with_suffix(SUFFIX)
+    if not path.is_file():
+        return None
+    latents = _read(path, {"sha256": sample_hash(waveform[0]), "vae": vae})
+    return latents if latents is not None and latents.shape[1] == frames_of(waveform) else None
 
 
 def frames_of(waveform: Waveform) -> int:

@@ -43,12 +43,9 @@ class MusicService:
         preset: what that checkpoint was made for; fills what a request leaves open.
     """
 
-    def __init__(
-        self, model: str, preset: Preset, store: ModelStore, results: Path | None = None
-    ) -> None:
+    def __init__(self, model: str, preset: Preset, store: ModelStore) -> None:
         self.model = model
         self.preset = preset
-        self._results = results
         self._store = store
         self._lock = threading.Lock()
         folders = store.folders
@@ -68,7 +65,6 @@ class MusicService:
         device: str = "auto",
         policy: Policy | None = None,
         checkpoints: Path | None = None,
-        results: Path | None = None,
         on_progress: OnProgress | None = None,
     ) -> Self:
         """Find a checkpoint and read its networks.
@@ -82,8 +78,6 @@ class MusicService:
             policy: keep every network on the device, or swap them in one at a time; None keeps
                 them when they fit.
             checkpoints: the folder that holds the models; None is the default one.
-            results: the folder that finished songs are saved in: when a copy of one is edited, the
-                latents are found there.
 
         Raises:
             ModelMissing, CheckpointError, Unavailable
@@ -105,7 +99,7 @@ class MusicService:
             report=Reporter(on_progress),
             backend=backend,
         )
-        return cls(str(model), places.preset(folder), store, results)
+        return cls(str(model), places.preset(folder), store)
 
     @property
     def has_planner(self) -> bool:
@@ -209,7 +203,7 @@ class MusicService:
         return self._read(request.source_audio)
 
     def _read(self, path: Path) -> Source:
-        return read_source(path, self._models["vae"]["fingerprint"], self._results)
+        return read_source(path, self._models["vae"]["fingerprint"])
 
     def _render(
         self, request: MusicRequest, source: Source | None, report: Reporter

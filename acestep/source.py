@@ -45,12 +45,11 @@ class Source:
         }
 
 
-def read_source(path: Path, vae: str, results: Path | None = None) -> Source:
+def read_source(path: Path, vae: str) -> Source:
     """Read a song, and its latents if they are of this VAE.
 
     Args:
         vae: fingerprint of the VAE.
-        results: folder of our own results, where the latents of an uploaded copy may be.
 
     Raises:
         AudioError: the file cannot be used, or is silent.
@@ -62,7 +61,7 @@ def read_source(path: Path, vae: str, results: Path | None = None) -> Source:
     return Source(
         path.name,
         waveform,
-        find_latents(path, waveform, vae, results),
+        find_latents(path, waveform, vae),
         _describe(info, held, waveform),
     )
 

@@ -39,17 +39,6 @@ def test_a_saved_song_is_found_by_the_samples_its_file_holds(tmp_path: Path, nam
         assert found is None and audio.read(path).shape[-1] != 24_000
 
 
-def test_a_copy_is_found_among_the_results_under_its_name(tmp_path: Path) -> None:
-    day = tmp_path / "outputs" / "2026-11-22"
-    day.mkdir(parents=True)
-    latents = keep(song(day / "0001_song.flac"))
-    copy = tmp_path / "0001_song.flac"
-    copy.write_bytes((day / copy.name).read_bytes())
-    assert read_source(copy, VAE).latents is None
-    found = read_source(copy, VAE, tmp_path / "outputs").latents
-    assert found is not None and torch.equal(found, latents)
-
-
 def test_latents_of_other_samples_another_vae_or_another_length_are_not_used(
     tmp_path: Path,
 ) -> None:
