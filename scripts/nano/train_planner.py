@@ -9,10 +9,12 @@ own: what is learnt about a kick holds for every chord it can fall on. The sum i
 
 import argparse
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -29,15 +31,30 @@ from scripts.nano.songs import HELD_OUT, TRAINING
 from scripts.nano.trainer import Training, read_config, train
 
 GROUP = 16  # batches that are sorted by length together, so that little is padding
+FACTS = re.compile(r"^(?:bpm|keyscale):(.+)$", flags=re.MULTILINE)
 ROWS = 0.05  # standard deviation of the embedding's first numbers
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Lessons side by side; True in `is_answer` where a token is the planner's to write."""
+    """Lessons side by side.
+
+    Attributes:
+        is_answer: True where a token is the planner's to write.
+        is_fact: True for those that say tempo or key, on which the codes depend.
+    """
 
     ids: TokenIds
     is_answer: Bool[Tensor, "batch token"]
+    is_fact: Bool[Tensor, "batch token"]
+
+
+class Encoded(NamedTuple):
+    """One lesson as tokens; `facts` are the places of tempo and key in it."""
+
+    prompt: list[int]
+    answer: list[int]
+    facts: list[int]
 
 
 class SumOfFacts(nn.Module):
@@ -81,25 +98,37 @@ class Lessons:
         count = GROUP * self.batch
         first = TRAINING + group * count
         encoded = [self.encode(lesson(seed)) for seed in range(first, first + count)]
-        encoded.sort(key=lambda parts: len(parts[0]) + len(parts[1]))
+        encoded.sort(key=lambda lesson: len(lesson.prompt) + len(lesson.answer))
         batches = [encoded[at : at + self.batch] for at in range(0, count, self.batch)]
         order = torch.randperm(GROUP, generator=torch.Generator().manual_seed(group))
         return [collate(batches[at], self.longest) for at in order]
 
-    def encode(self, asked: Lesson) -> tuple[list[int], list[int]]:
+    def encode(self, asked: Lesson) -> Encoded:
         """Prompt and answer as tokens; control tokens keep their border."""
-        return self.vocabulary.encode(asked.prompt), self.vocabulary.encode(asked.answer)
+        prompt = self.vocabulary.encode(asked.prompt)
+        answer = self.vocabulary.tokenizer.encode(asked.answer, add_special_tokens=False)
+        spans = [found.span(1) for found in FACTS.finditer(asked.answer)]
+        facts = [
+            len(prompt) + place
+            for place, (start, end) in enumerate(answer.offsets)
+            if any(first <= start and end <= last for first, last in spans)
+        ]
+        return Encoded(prompt, answer.ids, facts)
 
 
-def collate(encoded: Sequence[tuple[list[int], list[int]]], longest: int) -> Batch:
+def collate(encoded: Sequence[Encoded], longest: int) -> Batch:
     """Lessons as one batch, padded on the right."""
-    ids, is_real = qwen3.pad([[*prompt, *answer][:longest] for prompt, answer in encoded])
-    starts = torch.tensor([len(prompt) for prompt, _ in encoded])
-    return Batch(ids, is_real & (torch.arange(ids.shape[1]) >= starts[:, None]))
+    ids, is_real = qwen3.pad([[*each.prompt, *each.answer][:longest] for each in encoded])
+    starts = torch.tensor([len(each.prompt) for each in encoded])
+    is_fact = torch.zeros_like(is_real)
+    for row, each in zip(is_fact, encoded, strict=True):
+        row[[place for place in each.facts if place < longest]] = True
+    is_answer = is_real & (torch.arange(ids.shape[1]) >= starts[:, None])
+    return Batch(ids, is_answer, is_fact)
 
 
 def losses(model: Qwen3, batch: Batch, first_code: int, text_weight: float) -> dict[str, Tensor]:
-    """Cross-entropy of the answers, codes and words apart."""
+    """Cross-entropy of the answers: codes, words, and of the words tempo and key once more."""
     with parametrize.cached():
         states = model(batch.ids[:, :-1])
         wanted = batch.is_answer[:, 1:]
@@ -107,7 +136,11 @@ def losses(model: Qwen3, batch: Batch, first_code: int, text_weight: float) -> d
         logits = F.linear(states[wanted], model.embed_tokens.weight)
     each = F.cross_entropy(logits, right, reduction="none")
     is_code = right >= first_code
-    return {"codes": _mean(each[is_code]), "text": text_weight * _mean(each[~is_code])}
+    return {
+        "codes": _mean(each[is_code]),
+        "text": text_weight * _mean(each[~is_code]),
+        "facts": text_weight * _mean(each[batch.is_fact[:, 1:][wanted]]),
+    }
 
 
 def build(network: dict, vocabulary: Vocabulary, seed: int) -> Qwen3:

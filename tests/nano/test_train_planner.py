@@ -8,6 +8,7 @@ from torch import nn
 
 from acestep.models.qwen3 import Qwen3
 from acestep.planner.backends.pt import PtBackend
+from acestep.planner.plan import from_text
 from acestep.planner.vocabulary import Vocabulary
 from scripts.nano import qwen3
 from scripts.nano.lessons import lesson
@@ -44,11 +45,19 @@ def test_only_the_planners_own_tokens_are_learnt(lessons: Lessons, vocabulary: V
         assert vocabulary.decode(before.tolist()) == each.prompt
 
 
+def test_tempo_and_key_are_learnt_once_more(lessons: Lessons, vocabulary: Vocabulary) -> None:
+    given = lesson(1, "song")
+    batch = collate([lessons.encode(given)], longest=1000)
+    said = vocabulary.decode(batch.ids[batch.is_fact].tolist())
+    plan = from_text(given.answer)
+    assert said == f" {plan.bpm} {plan.key_scale}"
+
+
 def test_padding_changes_no_loss(lessons: Lessons, model: Qwen3, vocabulary: Vocabulary) -> None:
     short = lessons.encode(lesson(1, "unconditional codes"))
     alone = collate([short], longest=1000)
     padded = collate([short, lessons.encode(lesson(4, "song"))], longest=1000)
-    first = Batch(padded.ids[:1], padded.is_answer[:1])
+    first = Batch(padded.ids[:1], padded.is_answer[:1], padded.is_fact[:1])
     assert first.ids.shape[1] > alone.ids.shape[1]
     expected = losses(model, alone, vocabulary.first_code, 1.0)
     found = losses(model, first, vocabulary.first_code, 1.0)
