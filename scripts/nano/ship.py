@@ -86,7 +86,8 @@ def ship(name: str, source: Path, target: Path, figures: Sequence[Figure]) -> No
     if curve := next((c for t in part.trainings if (c := source / t / CURVE_FILE).exists()), None):
         shutil.copyfile(curve, folder / CURVE_FILE)
     rows = [figure for figure in figures if figure.group in part.groups]
-    minutes = {t: spent(source / t) for t in part.trainings if (source / t).is_dir()}
+    begun = [t for t in part.trainings if (source / t / CHECKPOINT_FILE).exists()]
+    minutes = {t: spent(source / t) for t in begun}
     (folder / "README.md").write_text(card(name, folder, rows, minutes), encoding="utf-8")
 
 
