@@ -31,7 +31,7 @@ from scripts.nano.songs import HELD_OUT, TRAINING
 from scripts.nano.trainer import Training, read_config, train
 
 GROUP = 16  # batches that are sorted by length together, so that little is padding
-FACTS = re.compile(r"^(?:bpm|keyscale):(.+)$", flags=re.MULTILINE)
+FACTS = re.compile(r"^(?:bpm|keyscale):(.+)$|^(<\|audio_code_\d+\|>)", flags=re.MULTILINE)
 ROWS = 0.05  # standard deviation of the embedding's first numbers
 
 
@@ -41,7 +41,8 @@ class Batch:
 
     Attributes:
         is_answer: True where a token is the planner's to write.
-        is_fact: True for those that say tempo or key, on which the codes depend.
+        is_fact: True for what little decides much: the plan's tempo and key, and the first code,
+            which says key, drums and voice to all that follow.
     """
 
     ids: TokenIds
@@ -50,7 +51,7 @@ class Batch:
 
 
 class Encoded(NamedTuple):
-    """One lesson as tokens; `facts` are the places of tempo and key in it."""
+    """One lesson as tokens; `facts` are the places of what decides much."""
 
     prompt: list[int]
     answer: list[int]
@@ -107,7 +108,7 @@ class Lessons:
         """Prompt and answer as tokens; control tokens keep their border."""
         prompt = self.vocabulary.encode(asked.prompt)
         answer = self.vocabulary.tokenizer.encode(asked.answer, add_special_tokens=False)
-        spans = [found.span(1) for found in FACTS.finditer(asked.answer)]
+        spans = [found.span(found.lastindex or 0) for found in FACTS.finditer(asked.answer)]
         facts = [
             len(prompt) + place
             for place, (start, end) in enumerate(answer.offsets)
@@ -128,7 +129,7 @@ def collate(encoded: Sequence[Encoded], longest: int) -> Batch:
 
 
 def losses(model: Qwen3, batch: Batch, first_code: int, text_weight: float) -> dict[str, Tensor]:
-    """Cross-entropy of the answers: codes, words, and of the words tempo and key once more."""
+    """Cross-entropy of the answers: codes, words, and the deciding ones once more."""
     with parametrize.cached():
         states = model(batch.ids[:, :-1])
         wanted = batch.is_answer[:, 1:]

@@ -8,7 +8,7 @@ from torch import nn
 
 from acestep.models.qwen3 import Qwen3
 from acestep.planner.backends.pt import PtBackend
-from acestep.planner.plan import from_text
+from acestep.planner.plan import codes_from_text, codes_to_text, from_text
 from acestep.planner.vocabulary import Vocabulary
 from scripts.nano import qwen3
 from scripts.nano.lessons import lesson
@@ -45,12 +45,15 @@ def test_only_the_planners_own_tokens_are_learnt(lessons: Lessons, vocabulary: V
         assert vocabulary.decode(before.tolist()) == each.prompt
 
 
-def test_tempo_and_key_are_learnt_once_more(lessons: Lessons, vocabulary: Vocabulary) -> None:
+def test_tempo_key_and_the_first_code_are_learnt_once_more(
+    lessons: Lessons, vocabulary: Vocabulary
+) -> None:
     given = lesson(1, "song")
     batch = collate([lessons.encode(given)], longest=1000)
     said = vocabulary.decode(batch.ids[batch.is_fact].tolist())
     plan = from_text(given.answer)
-    assert said == f" {plan.bpm} {plan.key_scale}"
+    first = codes_to_text(codes_from_text(given.answer)[:1])
+    assert said == f" {plan.bpm} {plan.key_scale}{first}"
 
 
 def test_padding_changes_no_loss(lessons: Lessons, model: Qwen3, vocabulary: Vocabulary) -> None:
