@@ -90,6 +90,21 @@ def test_what_is_steered_away_from_is_what_was_learnt_as_unconditional(
     assert metadata.answer.endswith("</think>")
 
 
+@pytest.mark.parametrize("kind", ["metadata", "strange metadata"])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_what_a_caption_says_is_what_the_plan_says(
+    vocabulary: Vocabulary, kind: str, seed: int
+) -> None:
+    given = lesson(seed, kind)
+    request = heard_in(given.prompt)
+    reciter = Reciter(vocabulary, given.answer)
+    plan = Planner(reciter).metadata(request, LONGEST, Reporter())
+    assert reciter.tasks[0].conditional == vocabulary.encode(given.prompt)
+    assert reciter.rest == []
+    if found := re.search(r"(\d+) bpm", request.caption):
+        assert plan.bpm == int(found[1])
+
+
 def test_a_plan_the_user_chose_is_followed_by_its_own_codes(vocabulary: Vocabulary) -> None:
     given = lesson(3, "codes given another plan")
     plan = from_text(given.prompt.rpartition("assistant\n")[2])
