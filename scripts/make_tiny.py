@@ -1,6 +1,6 @@
 """Write the tiny model set: official layout, random weights, a song in seconds.
 
-    uv run python scripts/make_tiny.py checkpoints
+    uv run python scripts/make_tiny.py FOLDER
 
 Every file follows from the seed alone. The weights are scaled so that activations stay near one and
 the sound is neither silent nor clipped, but they have learnt nothing: the result is noise with the

@@ -22,7 +22,9 @@ def test_a_tempo_that_is_named_is_the_scores() -> None:
     named = 0
     for score, wording in wordings():
         for text in (wording.caption, wording.detailed):
-            found = re.search(r"(\d+) ?(?:bpm|beats)|(?:tempo|bpm) (\d+)\b(?!-)", text, re.IGNORECASE)
+            found = re.search(
+                r"(\d+) ?(?:bpm|beats)|(?:tempo|bpm) (\d+)\b(?!-)", text, re.IGNORECASE
+            )
             if found:
                 named += 1
                 assert int(found[1] or found[2]) == score.bpm, text
