@@ -197,7 +197,9 @@ def test_a_folder_in_place_of_the_file_is_refused(folder: Path) -> None:
 
 
 @given(kept=st.floats(0, 1, exclude_max=True))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None
+)
 def test_a_cut_off_file_is_refused_wherever_it_ends(folder: Path, kept: float) -> None:
     path = folder / "model.safetensors"
     save_file(weights(), path)
