@@ -425,7 +425,7 @@ def test_the_real_model_can_be_cancelled_and_corrected(
     visit.fill("duration", "300")
     visit.press_generate()
     expect(visit.page.locator("#progress")).to_contain_text(
-        re.compile("step|Reading"), timeout=SOON
+        re.compile("token|step|Reading"), timeout=SOON
     )
     visit.page.locator("#cancel").click()
     expect(visit.page.locator("#progress")).to_have_text("Cancelled.", timeout=SOON)
