@@ -55,9 +55,10 @@ class DefaultGroup(TyperGroup):
     """`acestep` and `acestep --port 8000` mean the `ui` command."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args == ["--version"]:
-            args = ["version"]
-        elif not args or (args[0].startswith("-") and args[0] not in SETTINGS["help_option_names"]):
+        if args in (["version"], ["--version"]):
+            version()  # at once: to parse any command, typer imports pydantic
+            ctx.exit()
+        if not args or (args[0].startswith("-") and args[0] not in SETTINGS["help_option_names"]):
             args = ["ui", *args]
         return super().parse_args(ctx, args)
 
