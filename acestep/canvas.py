@@ -6,6 +6,7 @@ earlier than asked and is cut to the sample after decoding (`offset`).
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -127,7 +128,7 @@ class Canvas:
 
     def new_sound(self, song: Stereo) -> Stereo:
         """The spans made anew, one after the other."""
-        return torch.cat([song[:, a:b] for a, b in self.fresh], dim=-1)
+        return joined(song, self.fresh)
 
     def splice(self, source: Waveform, new: Stereo, crossfade: float) -> Stereo:
         """The source with `new` in the fresh spans; every other sample is the source's own.
@@ -156,3 +157,8 @@ class Canvas:
         place = torch.where(place < 0, -1 - place, place)
         place = torch.where(place > last, 2 * last + 1 - place, place)
         return source[0][:, place.clamp(0, last)]
+
+
+def joined(song: Stereo, spans: Sequence[Span]) -> Stereo:
+    """Parts of a song, one after the other."""
+    return torch.cat([song[:, a:b] for a, b in spans], dim=-1)

@@ -5,7 +5,6 @@ song.
 """
 
 import math
-from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -87,11 +86,6 @@ def chroma(song: Stereo) -> Float[Tensor, "moment 12"]:
     mono = song.mean(dim=0, keepdim=True)
     strengths = _spectra(mono, size, hop, _pitch_classes(size), power=1)[0]
     return torch.where(strengths.sum(dim=1, keepdim=True) > SILENCE, strengths, 0.0)
-
-
-def joined(song: Stereo, spans: Sequence[tuple[int, int]]) -> Stereo:
-    """Parts of a song, one after the other."""
-    return torch.cat([song[:, a:b] for a, b in spans], dim=-1)
 
 
 def _spectra(

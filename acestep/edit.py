@@ -3,7 +3,7 @@
 import torch
 
 from acestep import audio, compare
-from acestep.canvas import Canvas
+from acestep.canvas import Canvas, joined
 from acestep.report import EditReport
 from acestep.request import Cover, MusicRequest, Repaint
 from acestep.source import Source
@@ -60,7 +60,7 @@ def _repaint_report(request: Repaint, song: Stereo, canvas: Canvas, source: Sour
     old, kept, replaced = canvas.lay(source.waveform), canvas.kept, canvas.replaced
     change = None
     if replaced:
-        change = compare.change_db(*(compare.joined(x, replaced) for x in (old, song)))
+        change = compare.change_db(*(joined(x, replaced) for x in (old, song)))
     notes = _audible(change)
     if kept.any() and (loss := audio.loss(song[:, kept], request.format)):
         exact = "flac or wav32" if loss == "only nearly the same" else "wav32"
