@@ -1,19 +1,32 @@
 """The sounds of the synthetic songs: one waveform per instrument and pitch, made once and kept.
 
-Tones are sums of partials; a tone that is held loops over two seconds without a seam, because all
-its partials are multiples of half a hertz. Drums are swept sines and filtered noise; the voice is
-a row of partials under four formants (Peterson & Barney 1952).
+Tones are sums of partials on the clock of the latents. Every partial of a low tone turns a whole
+number of times in 400 ms, of any other in 200 ms (one code, five latent frames), and its phase is
+that of its frequency at the song's beginning, whichever note it belongs to. The same chord is
+then the same latents wherever it is played, which is what lets a network of this size learn harmony
+in an hour; the price is that chords are up to 20 and basses up to 35 cents off. Drums are swept
+sines and filtered noise; the voice is a row of partials under four formants (Peterson & Barney
+1952).
 """
 
-import zlib
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 RATE = 48_000
-LOOP = 2 * RATE  # samples of a held tone
+LOOP = 2 * RATE // 5  # samples after which every tone repeats
+FINE, COARSE, LOW = 2.5, 5.0, 180.0  # Hz: partials lie on the fine grid below LOW, else the coarse
 HIGHEST = 19_000.0  # Hz; no partial lies above
+VIBRATO = 5.0  # Hz, on the grid too
+KNOCK = 0.006  # seconds
+HASTE = ((1, 3, 1.0), (3, 8, 2.0), (8, 80, 4.5))  # of struck partials: the higher, the sooner
 CUTOFFS = (1600.0, 4000.0, 9000.0)  # Hz, by brightness
+
+PHASES = np.exp(2j * np.pi * np.random.default_rng(11).random((2, LOOP // 2 + 1)))
+"""Of every frequency at the song's beginning, for the left (and the middle) and the right side."""
+PHASES = np.exp(2j * np.pi * np.random.default_rng(11).random((2, LOOP // 2 + 1)))
+"""Of every frequency at the song's beginning, for the left (and the middle) and the right side."""
 
 Samples = np.ndarray  # float32, [sample] or [2, sample]
 
@@ -92,8 +105,23 @@ NOISES = {  # seconds, lowest Hz, highest Hz, gain
 
 
 def frequency(pitch: int) -> float:
-    """Hz of a MIDI pitch, equal temperament, A4 = 440."""
-    return 440.0 * 2.0 ** ((pitch - 69) / 12.0)
+    """Hz of a MIDI pitch: equal temperament, A4 = 440, moved to the nearest point of the grid."""
+    hertz = 440.0 * 2.0 ** ((pitch - 69) / 12.0)
+    return _grid(hertz) * round(hertz / _grid(hertz))
+
+
+class Layer(NamedTuple):
+    """A part of a tone: a loop that starts at the song's beginning and is faded by `decay`.
+
+    Attributes:
+        samples: [LOOP]
+        decay: per second after the note's start; 0 is held.
+        side: 0 left, 1 right, None both.
+    """
+
+    samples: Samples
+    decay: float = 0.0
+    side: int | None = None
 
 
 @dataclass
@@ -101,19 +129,39 @@ class Bank:
     """Every sound that has been asked for, as float32."""
 
     _sounds: dict[tuple, Samples] = field(default_factory=dict)
+    _tones: dict[tuple, tuple[Layer, ...]] = field(default_factory=dict)
 
-    def tone(self, instrument: str, pitch: int, brightness: int, vowel: str = "") -> Samples:
-        """[sample], or [2, sample] for wide instruments; held tones are LOOP samples long."""
+    def tone(
+        self, instrument: str, pitch: int, brightness: int, vowel: str = ""
+    ) -> tuple[Layer, ...]:
+        """The layers of a tone; those of a wide instrument are left and right."""
         key = (instrument, pitch, brightness, vowel)
-        if key not in self._sounds:
+        if key not in self._tones:
+            hertz = frequency(pitch)
             if instrument in VOICES:
-                sound = _voice(frequency(pitch), vowel, 1.0 if instrument == "voice_low" else 1.15)
+                size = 1.0 if instrument == "voice_low" else 1.15
+                layers = (Layer(_voice(hertz, vowel, size)),)
             elif instrument == "distortion":
-                sound = _distortion(frequency(pitch), TONES[instrument])
+                layers = (Layer(_distortion(hertz, TONES[instrument])),)
             else:
-                sound = _tone(instrument, frequency(pitch), brightness)
-            peak = np.abs(sound).max() + 1e-6
-            self._sounds[key] = (sound / peak * TONES[instrument].gain).astype(np.float32)
+                layers = _tone(TONES[instrument], hertz, brightness)
+            sides = [[x for x in layers if x.side in (side, None)] for side in (0, 1)]
+            peak = max(np.abs(sum(x.samples for x in heard)).max() for heard in sides) + 1e-6
+            gain = TONES[instrument].gain / peak
+            self._tones[key] = tuple(
+                layer._replace(samples=(gain * layer.samples).astype(np.float32))
+                for layer in layers
+            )
+        return self._tones[key]
+
+    def knock(self, instrument: str) -> Samples:
+        """The noise with which a string is struck; empty for what is not struck."""
+        key = ("knock", instrument)
+        if key not in self._sounds:
+            samples = int(KNOCK * RATE) if TONES[instrument].knock else 0
+            noise = np.random.default_rng(7).standard_normal(samples)
+            noise *= np.linspace(TONES[instrument].knock * TONES[instrument].gain, 0, samples)
+            self._sounds[key] = noise.astype(np.float32)
         return self._sounds[key]
 
     def drum(self, kit: str, piece: str) -> Samples:
@@ -135,8 +183,7 @@ class Bank:
         return self._sounds[key]
 
 
-def _tone(instrument: str, hertz: float, brightness: int) -> Samples:
-    tone = TONES[instrument]
+def _tone(tone: Tone, hertz: float, brightness: int) -> tuple[Layer, ...]:
     numbers = np.arange(1, 80)
     if tone.partials:
         levels = np.zeros(len(numbers))
@@ -149,45 +196,30 @@ def _tone(instrument: str, hertz: float, brightness: int) -> Samples:
             levels = levels * (numbers % 2)
     cutoff = tone.fixed_cutoff or CUTOFFS[brightness]
     levels = levels / np.sqrt(1 + (hertz * numbers / cutoff) ** 4)
-    seed = zlib.crc32(f"{instrument} {hertz:.2f}".encode())
     if tone.wide:
-        return np.stack([_loop(hertz, levels, tone.detune, seed + side) for side in (0, 1)])
+        return tuple(Layer(_loop(hertz, levels, tone.detune, side), side=side) for side in (0, 1))
     if tone.decay is None:
-        return _loop(hertz, levels, tone.detune, seed)
-    return _struck(hertz, levels, tone, seed)
-
-
-def _struck(hertz: float, levels: Samples, tone: Tone, seed: int) -> Samples:
-    """Higher partials die sooner."""
-    assert tone.decay is not None
-    samples = int(tone.length * RATE)
-    time = np.arange(samples) / RATE
+        return (Layer(_loop(hertz, levels, tone.detune)),)
     decay = tone.decay * (hertz / 262) ** 0.45
-    numbers = np.arange(1, len(levels) + 1)
-    sound = np.zeros(samples)
-    for low, high, haste in ((1, 3, 1.0), (3, 8, 2.0), (8, 80, 4.5)):
-        group = np.where((numbers >= low) & (numbers < high), levels, 0)
-        if group.any():
-            loop = np.resize(_loop(hertz, group, 0.0, seed), samples)
-            sound += loop * np.exp(-decay * haste * time)
-    if tone.knock:
-        knock = int(0.006 * RATE)
-        noise = np.random.default_rng(7).standard_normal(knock)
-        sound[:knock] += noise * np.linspace(tone.knock, 0, knock)
-    return sound
+    groups = [(np.where((numbers >= low) & (numbers < high), levels, 0), haste * decay)
+              for low, high, haste in HASTE]  # fmt: skip
+    return tuple(Layer(_loop(hertz, group), fall) for group, fall in groups if group.any())
 
 
-def _loop(hertz: float, levels: Samples, detune: float, seed: int) -> Samples:
-    """A periodic sum of partials; with `detune` three voices of random phase."""
+def _loop(hertz: float, levels: Samples, detune: float = 0.0, side: int = 0) -> Samples:
+    """Partials on the grid; with `detune` three voices."""
     spectrum = np.zeros(LOOP // 2 + 1, complex)
-    rng = np.random.default_rng(seed)
     for number, level in enumerate(levels, start=1):
         for offset in (-detune, 0.0, detune) if detune else (0.0,):
             partial = hertz * number * (1 + offset)
             if level and partial < HIGHEST:
-                phase = rng.uniform(0, 2 * np.pi) if detune else -np.pi / 2
-                spectrum[round(partial * LOOP / RATE)] += level * np.exp(1j * phase)
+                place = round(round(partial / _grid(hertz)) * _grid(hertz) / FINE)
+                spectrum[place] += level * PHASES[side, place]
     return np.fft.irfft(spectrum, LOOP)
+
+
+def _grid(hertz: float) -> float:
+    return FINE if hertz < LOW else COARSE
 
 
 def _distortion(hertz: float, tone: Tone) -> Samples:
@@ -204,13 +236,13 @@ def _distortion(hertz: float, tone: Tone) -> Samples:
 
 def _voice(hertz: float, vowel: str, size: float) -> Samples:
     """A sung vowel with vibrato; `size` moves the formants up for a smaller head."""
-    hertz = round(hertz * 2) / 2
     time = np.arange(LOOP) / RATE
-    phase = 2 * np.pi * hertz * time + hertz * 0.0011 * np.sin(2 * np.pi * 5.5 * time)
+    phase = 2 * np.pi * hertz * time + hertz * 0.0011 * np.sin(2 * np.pi * VIBRATO * time)
     sound = np.zeros(LOOP)
     for number in range(1, int(min(60, 9000 / hertz)) + 1):
         level = number**-0.9 * _formant(hertz * number / size, vowel)
-        sound += level * np.sin(number * phase + 0.1 * number**2)
+        start = np.angle(PHASES[0, round(number * hertz / FINE)])
+        sound += level * np.sin(number * phase + start)
     return sound
 
 

@@ -26,7 +26,7 @@ class Event:
     length: int
     sound: tuple  # the bank's key
     samples: Samples
-    loops: bool
+    loops: bool  # as if it had begun with the song
     attack: int
     release: int
     left: float
@@ -34,6 +34,7 @@ class Event:
     send: float
     ducks: bool
     hum: bool = False
+    decay: float = 0.0  # per second
 
 
 def render(score: Score, bank: Bank) -> Samples:
@@ -90,32 +91,34 @@ def _note_events(
         if len(noise):
             key = ("consonant", consonant)
             yield Event(start, len(noise), key, noise, False, 0, 0, left, right, send, ducks)
-    sound = bank.tone(track.instrument, note.pitch, score.brightness, vowel)
-    release = int(tone.release * RATE)
-    length = int(note.length * RATE) + release
-    loops = tone.decay is None
-    if not loops:
-        length = min(length, sound.shape[-1])
+    length = int(note.length * RATE) + int(tone.release * RATE)
+    if tone.decay is not None:
+        length = min(length, int(tone.length * RATE))
+    knock = bank.knock(track.instrument)
+    if len(knock):
+        key = ("knock", track.instrument)
+        yield Event(start, len(knock), key, knock, False, 0, 0, left, right, send, ducks)
     key = (track.instrument, note.pitch, score.brightness, vowel)
-    attack = int(tone.attack * RATE)
-    if sound.ndim == 1:
+    for part, layer in enumerate(bank.tone(*key)):
+        to_left, to_right, to_room = left, right, send
+        if layer.side is not None:
+            to_left, to_right = (gain, 0.0) if layer.side == 0 else (0.0, gain)
+            to_room = send / 2
         yield Event(
-            start, length, key, sound, loops, attack, release, left, right, send, ducks, hums
-        )
-    else:
-        for side, (to_left, to_right) in enumerate(((gain, 0.0), (0.0, gain))):
-            yield Event(
-                start, length, (*key, side), sound[side], loops, attack, release,
-                to_left, to_right, send / 2, ducks,
-            )  # fmt: skip
+            start, length, (*key, part), layer.samples, True, int(tone.attack * RATE),
+            int(tone.release * RATE), to_left, to_right, to_room, ducks, hums, layer.decay,
+        )  # fmt: skip
 
 
 def _shape(event: Event) -> Samples:
     """The sound at its full length, with attack and release."""
-    sound = event.samples
-    if event.length > len(sound) and event.loops:
-        sound = np.resize(sound, event.length)
-    sound = sound[: event.length].copy()
+    if event.loops:
+        sound = np.resize(np.roll(event.samples, -event.start), event.length)
+    else:
+        sound = event.samples[: event.length].copy()
+    if event.decay:
+        fall = np.float32(-event.decay / RATE) * np.arange(len(sound), dtype=np.float32)
+        sound *= np.exp(fall)
     attack, release = min(event.attack, len(sound)), min(event.release, len(sound))
     if event.attack:
         sound[:attack] *= np.linspace(0, 1, event.attack, dtype=np.float32)[:attack]

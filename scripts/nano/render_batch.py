@@ -78,12 +78,14 @@ class BatchRenderer:
                     event.attack,
                     event.release,
                     event.hum,
+                    event.start if event.loops else 0,
                 )
                 for song, event in found
             ],
             device=self.device,
         )
         gains = torch.tensor([(e.left, e.right, e.send) for _, e in found], device=self.device)
+        falls = torch.tensor([-event.decay / RATE for _, event in found], device=self.device)
         blocks = -(-whole[:, 2] // BLOCK)
         row = torch.repeat_interleave(torch.arange(len(whole), device=self.device), blocks)
         first = torch.repeat_interleave(blocks.cumsum(0) - blocks, blocks)
@@ -91,13 +93,24 @@ class BatchRenderer:
         buses = torch.zeros(songs * BUSES * length + 1, device=self.device)  # the last is for none
         for start in range(0, len(row), ROWS):
             rows = slice(start, start + ROWS)
-            self._add(buses, whole[row[rows]], gains[row[rows]], number[rows], length)
+            which = row[rows]
+            self._add(buses, whole[which], gains[which], falls[which], number[rows], length)
         return buses[:-1].view(songs, BUSES, length)
 
-    def _add(self, buses: Tensor, event: Tensor, gains: Tensor, block: Tensor, length: int) -> None:
-        bus, begin, heard, sounding, place, size, attack, release, hum = event[..., None].unbind(1)
+    def _add(
+        self,
+        buses: Tensor,
+        event: Tensor,
+        gains: Tensor,
+        falls: Tensor,
+        block: Tensor,
+        length: int,
+    ) -> None:
+        bus, begin, heard, sounding, place, size, attack, release, hum, phase = event[
+            ..., None
+        ].unbind(1)
         at = block[:, None] * BLOCK + torch.arange(BLOCK, device=self.device)  # inside the event
-        sound = self._sounds[place + at % size]
+        sound = self._sounds[place + (phase + at) % size] * torch.exp(falls[:, None] * at)
         left = (sounding - 1 - at) / (torch.minimum(release, sounding) - 1).clamp_min(1)
         rise = torch.where(attack > 0, at / (attack - 1).clamp_min(1), 1.0)
         fall = torch.where(release > 0, left, 1.0)

@@ -1,14 +1,16 @@
 """Rendered scores: the right length, level and place, always the same, and fast."""
 
+import math
 import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from scripts.nano.instruments import RATE, Bank
+from acestep.audio import SAMPLES_PER_FRAME
+from scripts.nano.instruments import LOOP, LOW, RATE, TONES, VOICES, Bank, frequency
 from scripts.nano.render import LOUDNESS, render
-from scripts.nano.score import Score, compose
+from scripts.nano.score import Note, Score, Track, compose
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +56,37 @@ def test_without_drums_or_voice_they_are_not_heard(bank: Bank) -> None:
     )
     assert level(render(with_voice, bank) - render(without, bank)) > 0.01
     assert not with_voice.hits
+
+
+def test_every_tone_repeats_with_the_clock_of_the_latents(bank: Bank) -> None:
+    for instrument in TONES:
+        for pitch in (40, 57, 70):
+            vowel = "a" if instrument in VOICES else ""
+            for layer in bank.tone(instrument, pitch, 1, vowel):
+                assert layer.samples.shape == (LOOP,)
+                if frequency(pitch) >= LOW:
+                    first, second = np.split(layer.samples, 2)
+                    np.testing.assert_allclose(first, second, atol=1e-5)
+    assert LOOP % (2 * 5 * SAMPLES_PER_FRAME) == 0
+
+
+def test_pitches_are_hardly_off() -> None:
+    def off(pitch: int) -> float:
+        return abs(1200 * math.log2(frequency(pitch) / (440 * 2 ** ((pitch - 69) / 12))))
+
+    assert max(map(off, range(31, 100))) < 36  # cents, of the lowest bass
+    assert max(map(off, range(57, 100))) < 20  # of chords and melodies
+
+
+def test_a_note_sounds_the_same_whenever_it_is_struck(bank: Bank) -> None:
+    def struck(start: float) -> np.ndarray:
+        note = Note(start, 1.0, 60, 1.0)
+        track = Track("organ", 0.0, 1.0, 0.0, [note])
+        score = replace(compose(2, 3.0, drums=False, voice=False), reverb=0.0)
+        return render(replace(score, tracks={"chords": track}), bank)[0, 30_000:45_000]
+
+    early, late = struck(0.2), struck(0.3)
+    np.testing.assert_allclose(early / np.abs(early).max(), late / np.abs(late).max(), atol=1e-3)
 
 
 def test_rendering_is_thirty_times_faster_than_playing(bank: Bank) -> None:
