@@ -1,7 +1,7 @@
 """What the planner learns from: prompts as the product sends them, and what it should have written.
 
-A lesson is a pure function of its seed. Most ask for a song; the rest are the unconditional
-prompts that guidance steers away from, and the helper modes.
+A lesson is a pure function of its seed. Most ask for metadata or codes, and carry the unconditional
+prompt that guidance steers away from; the rest are the helper modes.
 """
 
 from typing import NamedTuple
@@ -22,24 +22,28 @@ from scripts.nano.words import choose
 DURATIONS = {10: 0.12, 12: 0.06, 15: 0.14, 20: 0.4, 25: 0.08, 30: 0.15, 60: 0.02}  # seconds: share
 OTHER_DURATIONS = (10, 31)  # whole seconds, the rest of the share
 KINDS = {
-    "song": 0.43,
+    "song": 0.05,
+    "codes": 0.46,
     # Cheap, and to copy what a caption says is what takes longest to learn.
     "metadata": 0.12,
-    "strange metadata": 0.18,
-    "codes given another plan": 0.04,
-    "unconditional codes": 0.1,
-    "unconditional metadata": 0.04,
+    "strange metadata": 0.21,
+    "codes given another plan": 0.06,
     "understand": 0.04,
-    "create": 0.025,
-    "format": 0.025,
+    "create": 0.03,
+    "format": 0.03,
 }
 
 
 class Lesson(NamedTuple):
-    """A prompt, and the answer that continues it."""
+    """A prompt, and the answer that continues it.
+
+    Attributes:
+        away: what guidance steers away from; the same answer is to be expected of it, less surely.
+    """
 
     prompt: str
     answer: str
+    away: str | None = None
 
 
 def lesson(seed: int, kind: str | None = None) -> Lesson:
@@ -88,10 +92,14 @@ def _song(score: Score, wording: Wording, rng: np.random.Generator) -> Lesson:
     return Lesson(opening, whole.removeprefix(opening) + _codes(score))
 
 
+def _song_codes(score: Score, wording: Wording, rng: np.random.Generator) -> Lesson:
+    """The second phase alone."""
+    return _coded(score, asked(score, wording, rng), planned(score, wording))
+
+
 def _metadata(score: Score, wording: Wording, rng: np.random.Generator) -> Lesson:
     """The first phase alone."""
-    song = _song(score, wording, rng)
-    return Lesson(song.prompt, song.answer.partition("\n\n<|audio_code")[0])
+    return _thought(asked(score, wording, rng), planned(score, wording))
 
 
 def _strange_metadata(score: Score, wording: Wording, rng: np.random.Generator) -> Lesson:
@@ -103,8 +111,7 @@ def _strange_metadata(score: Score, wording: Wording, rng: np.random.Generator) 
     caption = ", ".join(words)
     strange = wording._replace(caption=caption, detailed=caption, key_scale=key_scale)
     plan = planned(score, strange).model_copy(update={"bpm": bpm})
-    opening = prompts.metadata_prompt(asked(score, strange, rng)).conditional
-    return Lesson(opening, to_text(plan))
+    return _thought(asked(score, strange, rng), plan)
 
 
 def _codes_given_another_plan(score: Score, wording: Wording, rng: np.random.Generator) -> Lesson:
@@ -117,19 +124,7 @@ def _codes_given_another_plan(score: Score, wording: Wording, rng: np.random.Gen
         voice=bool(score.syllables),
     )
     chosen = word(other, rng)._replace(caption=wording.caption, detailed=wording.detailed)
-    prompt = prompts.codes_prompt(asked(other, chosen, rng), planned(other, chosen))
-    return Lesson(prompt.conditional, _codes(other))
-
-
-def _unconditional_codes(score: Score, wording: Wording, rng: np.random.Generator) -> Lesson:
-    request = asked(score, wording, rng)
-    return Lesson(prompts.codes_prompt(request, Plan()).unconditional, _codes(score))
-
-
-def _unconditional_metadata(score: Score, wording: Wording, rng: np.random.Generator) -> Lesson:
-    request = asked(score, wording, rng)
-    block = to_text(planned(score, wording))
-    return Lesson(prompts.metadata_prompt(request).unconditional, block)
+    return _coded(other, asked(other, chosen, rng), planned(other, chosen))
 
 
 def _understand(score: Score, wording: Wording, rng: np.random.Generator) -> Lesson:
@@ -150,15 +145,24 @@ def _format(score: Score, wording: Wording, rng: np.random.Generator) -> Lesson:
 
 _LESSONS = {
     "song": _song,
+    "codes": _song_codes,
     "metadata": _metadata,
     "strange metadata": _strange_metadata,
     "codes given another plan": _codes_given_another_plan,
-    "unconditional codes": _unconditional_codes,
-    "unconditional metadata": _unconditional_metadata,
     "understand": _understand,
     "create": _create,
     "format": _format,
 }
+
+
+def _coded(score: Score, request: Text2Music, plan: Plan) -> Lesson:
+    prompt = prompts.codes_prompt(request, plan)
+    return Lesson(prompt.conditional, _codes(score), prompt.unconditional)
+
+
+def _thought(request: Text2Music, plan: Plan) -> Lesson:
+    prompt = prompts.metadata_prompt(request)
+    return Lesson(prompt.conditional, to_text(plan), prompt.unconditional)
 
 
 def _duration(rng: np.random.Generator) -> float:

@@ -5,6 +5,9 @@
 It reads `lessons`, which need no sound, and is judged on songs it has not read. A code stands for
 several facts at once, so its row of the embedding is the sum of one row per fact and one of its
 own: what is learnt about a kick holds for every chord it can fall on. The sum is what is exported.
+
+The product guides: it goes as far beyond the conditional logits as they are beyond unconditional
+ones, which doubles the errors of both. So the guided logits are trained too.
 """
 
 import argparse
@@ -17,12 +20,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
+from acestep.models.load import load_qwen3
 from acestep.models.qwen3 import Qwen3
+from acestep.models.text_encoder import TOKENIZER_FILE, read_tokenizer
+from acestep.planner.sampling import guide
 from acestep.planner.vocabulary import Vocabulary
 from acestep.types import TokenIds
 from scripts.nano import codes, judge_planner, qwen3, tokenizer
@@ -32,22 +38,25 @@ from scripts.nano.trainer import Training, read_config, train
 
 GROUP = 16  # batches that are sorted by length together, so that little is padding
 FACTS = re.compile(r"^(?:bpm|keyscale):(.+)$|^(<\|audio_code_\d+\|>)", flags=re.MULTILINE)
+SCALE = 2.0  # of guidance, the product's default
 ROWS = 0.05  # standard deviation of the embedding's first numbers
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Lessons side by side.
+    """Lessons side by side, and below them those of their unconditional prompts.
 
     Attributes:
         is_answer: True where a token is the planner's to write.
         is_fact: True for what little decides much: the plan's tempo and key, and the first code,
             which says key, drums and voice to all that follow.
+        pairs: rows of a lesson and of its answer to the unconditional prompt.
     """
 
     ids: TokenIds
     is_answer: Bool[Tensor, "batch token"]
     is_fact: Bool[Tensor, "batch token"]
+    pairs: Int[Tensor, "pair 2"]
 
 
 class Encoded(NamedTuple):
@@ -56,6 +65,7 @@ class Encoded(NamedTuple):
     prompt: list[int]
     answer: list[int]
     facts: list[int]
+    away: list[int] | None = None
 
 
 class SumOfFacts(nn.Module):
@@ -114,22 +124,28 @@ class Lessons:
             for place, (start, end) in enumerate(answer.offsets)
             if any(first <= start and end <= last for first, last in spans)
         ]
-        return Encoded(prompt, answer.ids, facts)
+        away = None if asked.away is None else self.vocabulary.encode(asked.away)
+        return Encoded(prompt, answer.ids, facts, away)
 
 
 def collate(encoded: Sequence[Encoded], longest: int) -> Batch:
     """Lessons as one batch, padded on the right."""
-    ids, is_real = qwen3.pad([[*each.prompt, *each.answer][:longest] for each in encoded])
-    starts = torch.tensor([len(each.prompt) for each in encoded])
+    guided = [row for row, each in enumerate(encoded) if each.away is not None]
+    unconditional = [Encoded(encoded[row].away or [], encoded[row].answer, []) for row in guided]
+    rows = [*encoded, *unconditional]
+    ids, is_real = qwen3.pad([[*each.prompt, *each.answer][:longest] for each in rows])
+    starts = torch.tensor([len(each.prompt) for each in rows])
     is_fact = torch.zeros_like(is_real)
-    for row, each in zip(is_fact, encoded, strict=True):
+    for row, each in zip(is_fact, rows, strict=True):
         row[[place for place in each.facts if place < longest]] = True
     is_answer = is_real & (torch.arange(ids.shape[1]) >= starts[:, None])
-    return Batch(ids, is_answer, is_fact)
+    pairs = [(row, len(encoded) + place) for place, row in enumerate(guided)]
+    return Batch(ids, is_answer, is_fact, torch.tensor(pairs, dtype=torch.long).reshape(-1, 2))
 
 
 def losses(model: Qwen3, batch: Batch, first_code: int, text_weight: float) -> dict[str, Tensor]:
-    """Cross-entropy of the answers: codes, words, and the deciding ones once more."""
+    """Cross-entropy of the answers: codes, words, the deciding ones once more, and what guidance
+    makes of them."""
     with parametrize.cached():
         states = model(batch.ids[:, :-1])
         wanted = batch.is_answer[:, 1:]
@@ -137,11 +153,26 @@ def losses(model: Qwen3, batch: Batch, first_code: int, text_weight: float) -> d
         logits = F.linear(states[wanted], model.embed_tokens.weight)
     each = F.cross_entropy(logits, right, reduction="none")
     is_code = right >= first_code
-    return {
+    found = {
         "codes": _mean(each[is_code]),
         "text": text_weight * _mean(each[~is_code]),
         "facts": text_weight * _mean(each[batch.is_fact[:, 1:][wanted]]),
     }
+    if len(batch.pairs):
+        towards, away = _paired(wanted, batch.pairs)
+        guided = guide(logits[towards], logits[away].detach(), SCALE)
+        found["guided"] = F.cross_entropy(guided, right[towards])
+    return found
+
+
+def _paired(wanted: Bool[Tensor, "batch token"], pairs: Tensor) -> tuple[Tensor, Tensor]:
+    """Which of all wanted tokens are the same ones of a lesson and of its unconditional twin."""
+    places = (wanted.flatten().cumsum(dim=0) - 1).view_as(wanted)
+    rows = [[places[row][wanted[row]] for row in pair] for pair in pairs.tolist()]
+    # One of them may have been cut.
+    same = [[row[: min(map(len, pair))] for row in pair] for pair in rows]
+    towards, away = (torch.cat(side) for side in zip(*same, strict=True))
+    return towards, away
 
 
 def build(network: dict, vocabulary: Vocabulary, seed: int) -> Qwen3:
@@ -155,6 +186,19 @@ def build(network: dict, vocabulary: Vocabulary, seed: int) -> Qwen3:
     return model
 
 
+@torch.no_grad()
+def go_on(model: Qwen3, folder: Path) -> None:
+    """Take over the weights of a folder; the facts' rows are those that explain its codes best."""
+    weights = load_qwen3(folder, torch.float32).state_dict()
+    rows = weights.pop("embed_tokens.weight")
+    model.load_state_dict(weights, strict=False)
+    facts: SumOfFacts = model.embed_tokens.parametrizations["weight"][0]  # pyright: ignore
+    text, own = rows.tensor_split([facts.first_code])
+    facts.rows.copy_(torch.linalg.pinv(facts.share) @ own)
+    original = model.embed_tokens.parametrizations["weight"].original  # pyright: ignore
+    original.copy_(torch.cat([text, own - facts.share @ facts.rows]))
+
+
 def plain(model: Qwen3) -> Qwen3:
     """A copy with the sums written out: the network that the product knows."""
     weights = {n: w for n, w in model.state_dict().items() if not n.startswith("embed_tokens.")}
@@ -166,11 +210,20 @@ def plain(model: Qwen3) -> Qwen3:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the nano planner.")
     parser.add_argument("config", type=Path, help="such as configs/nano/planner.toml")
-    config = read_config(parser.parse_args().config)
-    words = tokenizer.with_audio_codes(tokenizer.read_or_make(Path(config["tokenizer"])))
+    parser.add_argument("--start", type=Path, help="a folder whose weights to begin with")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    config = read_config(arguments.config)
+    start: Path | None = arguments.start
+    if start is None:
+        words = tokenizer.with_audio_codes(tokenizer.read_or_make(Path(config["tokenizer"])))
+    else:
+        words = read_tokenizer(start / TOKENIZER_FILE)
     vocabulary = Vocabulary(words)
     network, folder, weight = config["network"], Path(config["folder"]), config["text_weight"]
     model = build(network, vocabulary, config["seed"])
+    if start is not None:
+        go_on(model, start)
     lessons = Lessons(vocabulary, config["batch"], config["longest"])
     training: Training = config["training"]
     held_out = [

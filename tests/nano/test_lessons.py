@@ -76,17 +76,19 @@ def test_a_song_is_what_the_planner_sends_and_may_write(vocabulary: Vocabulary, 
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_what_is_steered_away_from_is_what_was_learnt_as_unconditional(
+def test_what_is_steered_away_from_is_what_is_learnt_beside_the_lesson(
     vocabulary: Vocabulary, seed: int
 ) -> None:
-    song, codes = lesson(seed, "song"), lesson(seed, "unconditional codes")
-    metadata = lesson(seed, "unconditional metadata")
+    song, codes, metadata = (lesson(seed, kind) for kind in ("song", "codes", "metadata"))
+    assert codes.away is not None and metadata.away is not None
     request = heard_in(song.prompt)
     reciter = Reciter(vocabulary, song.answer)
     Planner(reciter).plan(request, LONGEST, Reporter())
     first, second = reciter.tasks
-    assert second.unconditional == vocabulary.encode(codes.prompt)
-    assert first.unconditional == vocabulary.encode(f"{metadata.prompt}")
+    assert first.conditional == vocabulary.encode(metadata.prompt)
+    assert first.unconditional == vocabulary.encode(metadata.away)
+    assert second.unconditional == vocabulary.encode(codes.away)
+    assert codes_from_text(codes.answer) == codes_from_text(song.answer)
     assert metadata.answer.endswith("</think>")
 
 
