@@ -5,13 +5,15 @@
 Needs the text encoder (`train_text_encoder`) and the songs' latents (`latents`). All tasks are
 learnt at once, each with the context that the product builds for it: from text alone, from codes,
 close to a source, and a region between kept surroundings. The tokenizer learns to transcribe, the
-detokenizer to say what the DiT must know of a code. Resumes where it was cut off.
+detokenizer to say what the DiT must know of a code. Every song is seen in several views, at other
+places, times and noises, for one encoding of its prompt. Resumes where it was cut off.
 """
 
 import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 import torch
@@ -25,6 +27,7 @@ from acestep.diffusion import context as contexts
 from acestep.models.acestep import AceStep
 from acestep.models.codec import AudioTokenizer
 from acestep.models.config import AceStepConfig
+from acestep.models.layers import KeysValues
 from acestep.models.text_encoder import TextEncoder
 from acestep.request import Text2Music
 from scripts.nano import songs
@@ -35,9 +38,14 @@ from scripts.nano.trainer import read_config, train, write_weights
 
 MODELS = {"acestep-v15-nano-turbo": True, "acestep-v15-nano-base": False}  # name, is turbo
 SILENCE_FRAMES = 15_000
+NORMAL = NormalDist()
 CLIPS = 3  # of a reference, as in `conditioning.reference_clips`
 NOISY = 2.0  # shift of the times: most of what is heard is decided near the noise
-PROMISED = 0.7  # share of songs whose prompt states a fact that could be stated
+CLOCK, TURNS = 0.5, (1, 2)  # level of the silence's clock; its turns in PERIOD
+PERIOD = 10  # frames: after 400 ms every tone of `instruments` repeats
+TRANSCRIBED = 0.4  # share of songs that the tokenizer learns from too
+WHOLE = 0.7  # share of songs from text that are trained at full length
+PROMISED = 0.8  # share of songs whose prompt states a fact that could be stated
 
 
 def main() -> None:
@@ -62,8 +70,7 @@ def main() -> None:
         trained = load_file(arguments.start / "model.safetensors")
         model.load_state_dict({name: value.float() for name, value in trained.items()})
     model.to(device)
-    silence = load_vae().fold().encode(torch.zeros(1, 2, 400 * 1920))[:, 100:300].mean(1, True)
-    silence = silence.expand(-1, SILENCE_FRAMES, -1)
+    silence = clocked(load_vae().fold().encode(torch.zeros(1, 2, 400 * 1920))[:, 100:300])
     text_encoder = TextEncoder.load(WORK / "acestep-nano-text-encoder", torch.float32, device)
     objective = Objective(config, text_encoder, silence, Library(BLOCKS, config["seconds"]))
     train(
@@ -109,61 +116,75 @@ class Objective:
         for _ in range(self.config["batch"]):
             song = int(rng.integers(count))
             latents = torch.from_numpy(self.library.latents[song].astype(np.float32))
-            for name, value in self.song(
-                model, latents, self.library.scores[song], crop, rng
-            ).items():
+            parts = self.song(model, latents, self.library.scores[song], crop, rng)
+            for name, value in parts.items():
                 totals[name].append(value)
         weights = self.config["loss"]
-        return {name: weights[name] * torch.stack(values).mean() for name, values in totals.items()}
+        return {
+            n: weights[n] * torch.stack(values).mean() for n, values in totals.items() if values
+        }
 
     def song(
         self, model: AceStep, latents: Tensor, score: Score, crop: int, rng: np.random.Generator
     ) -> dict[str, Tensor]:
         """Losses of one song."""
-        tasks = self.config["tasks"]
+        tasks, views = self.config["tasks"], self.config["views"]
         task = str(rng.choice(list(tasks), p=list(tasks.values())))
         device = model.null_condition_emb.device
-        last = (len(latents) - crop) // FRAMES
-        # A song made from text alone begins at its first bar; anything else may be an excerpt.
-        start = 0 if task == "text" else FRAMES * int(rng.integers(last + 1))
-        levels = torch.tensor([digits(facts) for facts in transcribe(score)])
-        levels = levels[None, start // FRAMES : (start + crop) // FRAMES].to(device)
-        music = latents[None, start : start + crop].to(device)
-
-        quantizer = model.tokenizer.quantizer
-        hints = model.detokenizer(quantizer.project(quantizer.coordinates(levels)))
-        silence = self.silence[:, :crop].to(music)
-        if task == "repaint":
-            context = self.repaint_context(music, silence, rng)
+        if (
+            task == "text"
+        ):  # begins at its first bar, and mostly is the whole that its words promise
+            if rng.random() < WHOLE:
+                views, crop = 1, len(latents)
+            starts = np.zeros(views, int)
         else:
-            source = {"codes": hints, "text": silence, "close": music}[task]
-            context = torch.cat([source, torch.ones_like(source)], dim=-1)
+            last = (len(latents) - crop) // FRAMES
+            starts = FRAMES * rng.integers(last + 1, size=views)
+        music = torch.stack([latents[start : start + crop] for start in starts]).to(device)
+        wanted = torch.tensor([digits(facts) for facts in transcribe(score)], device=device)
+        levels = torch.stack([wanted[s // FRAMES : (s + crop) // FRAMES] for s in starts.tolist()])
+        losses: dict[str, Tensor] = {}
+
+        if task == "repaint":
+            context = torch.cat(
+                [
+                    self.repaint_context(x[None], s, rng)
+                    for x, s in zip(music, starts.tolist(), strict=True)
+                ]
+            )
+        else:
+            followed = {"codes": None, "text": None, "close": music}[task]
+            if task == "codes":
+                followed = hints(model, levels)
+                losses["hints"] = F.mse_loss(followed, music)
+            context = contexts.text2music(self.silence.to(music), crop, views, followed)
         states = self.condition(model, score, latents, task, crop, rng)
         if rng.random() < self.config["dropout"]:
             states = model.null_condition(states)
 
-        t = 1 / (1 + np.exp(-rng.standard_normal()))
-        time = torch.tensor([NOISY * t / (1 + (NOISY - 1) * t)], device=device, dtype=torch.float32)
+        # Times evenly apart, so that every song is seen nearly clean and nearly as noise.
+        even = (rng.permutation(views) + rng.random(views)) / views
+        t = 1 / (1 + np.exp(-np.array([NORMAL.inv_cdf(min(max(x, 1e-4), 1 - 1e-4)) for x in even])))
+        times = torch.tensor(NOISY * t / (1 + (NOISY - 1) * t), device=device, dtype=torch.float32)
         noise = torch.from_numpy(rng.standard_normal(music.shape, np.float32)).to(device)
-        noisy = time * noise + (1 - time) * music
-        velocity = model.decoder(noisy, time, time, states, context)
-        coordinates = quantizer.bound(pooled(model.tokenizer, music))
-        spacing = (quantizer.coordinates(levels + 1) - quantizer.coordinates(levels)).detach()
-        wrong = (coordinates - quantizer.coordinates(levels)) / spacing  # in levels
-        return {
-            "flow": F.mse_loss(velocity, noise - music),
-            "transcription": F.smooth_l1_loss(wrong, torch.zeros_like(wrong), beta=0.5),
-            "hints": F.mse_loss(hints, music),
-        }
+        noisy = times[:, None, None] * noise + (1 - times[:, None, None]) * music
+        conditions = [
+            KeysValues(*(heads.expand(views, -1, -1, -1) for heads in layer))
+            for layer in model.decoder.keys_values(states)
+        ]
+        velocity = model.decoder(noisy, times, times, conditions, context)
+        losses["flow"] = F.mse_loss(velocity, noise - music)
+        if rng.random() < TRANSCRIBED:
+            losses["transcription"] = transcription(model, music[:1], levels[:1])
+        return losses
 
-    def repaint_context(self, music: Tensor, silence: Tensor, rng: np.random.Generator) -> Tensor:
-        """A region of silence to be filled, between what is kept."""
-        frames = music.shape[1]
-        length = int(frames * rng.uniform(0.15, 0.75))
-        start = int(rng.integers(frames - length + 1))
-        mask = torch.zeros_like(music)
-        mask[:, start : start + length] = 1
-        return torch.cat([torch.where(mask > 0, silence, music), mask], dim=-1)
+    def repaint_context(self, music: Tensor, start: int, rng: np.random.Generator) -> Tensor:
+        """A region of silence between what is kept; its clock is the song's, unless something was
+        put before the song."""
+        shift = start if rng.random() < 0.8 else int(rng.integers(PERIOD))
+        silence = self.silence[:, shift % PERIOD :].to(music)
+        window = region(music.shape[1], rng).to(music.device)
+        return contexts.repaint(silence, music, window, 1)
 
     def condition(
         self,
@@ -230,6 +251,48 @@ class Objective:
         return float(np.mean(flows))
 
 
+def clocked(silence: Tensor) -> Tensor:
+    """The silence track: what the VAE makes of silence, and on it a clock.
+
+    The tones of the synthetic songs repeat with the clock (`instruments`). Without codes to follow
+    it tells the network which frame of the period is which, as codes do.
+    """
+    track = silence.mean(1, keepdim=True).repeat(1, SILENCE_FRAMES, 1)
+    frames = torch.arange(SILENCE_FRAMES) % PERIOD
+    angles = 2 * torch.pi / PERIOD * torch.outer(frames, torch.tensor(TURNS))
+    track[..., : 2 * len(TURNS)] += CLOCK * torch.cat([angles.cos(), angles.sin()], dim=1)
+    return track.to(torch.bfloat16).float()
+
+
+def hints(model: AceStep, levels: Tensor) -> Tensor:
+    """What the detokenizer says of codes; each different code is worked out once."""
+    quantizer = model.tokenizer.quantizer
+    different, places = levels.flatten(0, 1).unique(dim=0, return_inverse=True)
+    said = model.detokenizer(quantizer.project(quantizer.coordinates(different[None])))
+    return rearrange(
+        said[0].unflatten(0, (-1, FRAMES))[places], "(b c) f d -> b (c f) d", b=len(levels)
+    )
+
+
+def transcription(model: AceStep, music: Tensor, levels: Tensor) -> Tensor:
+    """How far the tokenizer's coordinates are from the right levels."""
+    quantizer = model.tokenizer.quantizer
+    coordinates = quantizer.bound(pooled(model.tokenizer, music))
+    right = quantizer.coordinates(levels)
+    spacing = quantizer.coordinates(levels + 1) - right
+    wrong = (coordinates - right) / spacing  # in levels
+    return F.smooth_l1_loss(wrong, torch.zeros_like(wrong), beta=0.5)
+
+
+def region(frames: int, rng: np.random.Generator) -> Tensor:
+    """True at the frames of a part to be made anew, 15 to 75 % of the whole."""
+    length = int(frames * rng.uniform(0.15, 0.75))
+    start = int(rng.integers(frames - length + 1))
+    window = torch.zeros(frames, dtype=torch.bool)
+    window[start : start + length] = True
+    return window
+
+
 def pooled(tokenizer: AudioTokenizer, latents: Tensor) -> Tensor:
     """One vector per five frames: what the tokenizer quantizes."""
     groups = rearrange(latents, "b (c f) d -> (b c) f d", f=tokenizer.window)
@@ -245,8 +308,7 @@ def export(model: nn.Module, network: dict, silence: Tensor) -> None:
         version = {"is_turbo": is_turbo, "model_version": "turbo" if is_turbo else "base"}
         (folder / "config.json").write_text(json.dumps({**network, **version}, indent=2) + "\n")
         write_weights(folder / "model.safetensors", model)
-        track = contexts.silence(silence, SILENCE_FRAMES).mT.contiguous()
-        torch.save(track.to(torch.bfloat16).float(), folder / "silence_latent.pt")
+        torch.save(silence.mT.contiguous(), folder / "silence_latent.pt")
 
 
 if __name__ == "__main__":

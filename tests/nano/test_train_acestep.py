@@ -1,0 +1,113 @@
+"""The DiT's trainer: it shows the network what the product will, and the network learns."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from acestep.models.acestep import AceStep
+from acestep.models.config import AceStepConfig
+from acestep.models.text_encoder import TextEncoder
+from scripts.nano import codes, train_acestep
+from scripts.nano.score import compose
+from scripts.nano.train_acestep import PERIOD, Objective, clocked, hints
+from scripts.nano.trainer import Training, read_config, train
+
+ROOT = Path(__file__).parents[2]
+SECONDS, SONGS = 4.0, 3
+
+
+class Songs:
+    """A library of noise that belongs to scores."""
+
+    def __init__(self) -> None:
+        rng = np.random.default_rng(0)
+        self.latents = [rng.standard_normal((100, 64)).astype(np.float16) for _ in range(SONGS)]
+        self.scores = [compose(seed, SECONDS) for seed in range(SONGS)]
+
+
+@pytest.fixture(scope="module")
+def silence() -> Tensor:
+    return clocked(torch.full((1, 20, 64), 0.25))
+
+
+@pytest.fixture
+def model() -> AceStep:
+    torch.manual_seed(0)
+    network = read_config(ROOT / "configs/nano/acestep.toml")["network"]
+    small = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1, "head_dim": 16}
+    return AceStep(AceStepConfig.from_dict({**network, **small, "fsq_dim": 64}))
+
+
+def objective(silence: Tensor, task: str) -> Objective:
+    config = read_config(ROOT / "configs/nano/acestep.toml")
+    config |= {"batch": 2, "crops": [50], "tasks": {task: 1.0}}
+    encoder = TextEncoder.load(ROOT / "checkpoints/acestep-nano-text-encoder", torch.float32)
+    return Objective(config, encoder, silence, Songs())  # pyright: ignore[reportArgumentType]
+
+
+def test_the_silence_is_what_it_was_with_a_clock_on_it(silence: Tensor) -> None:
+    assert torch.equal(silence[:, PERIOD:], silence[:, :-PERIOD])
+    assert len(silence[0, :PERIOD].unique(dim=0)) == PERIOD
+    torch.testing.assert_close(silence.mean(1), torch.full((1, 64), 0.25), atol=1e-3, rtol=0)
+    assert torch.equal(silence, silence.to(torch.bfloat16).float())
+
+
+def test_hints_are_what_the_product_makes_of_codes(model: AceStep) -> None:
+    wanted = torch.tensor([codes.codes(compose(seed, SECONDS)) for seed in range(2)])
+    quantizer = model.tokenizer.quantizer
+    expected = model.detokenizer(quantizer.decode(wanted))
+    torch.testing.assert_close(hints(model, quantizer.unfold(wanted)), expected)
+
+
+@pytest.mark.parametrize("task", ["codes", "text", "repaint", "close"])
+def test_each_task_is_shown_the_products_context(
+    model: AceStep, silence: Tensor, task: str
+) -> None:
+    seen: list[tuple[Tensor, ...]] = []
+    model.decoder.register_forward_pre_hook(lambda _, given: seen.append(given))
+    lessons = objective(silence, task)
+    found = lessons.losses(model, np.random.default_rng(1), SONGS)
+    assert all(torch.isfinite(value) for value in found.values())
+    assert ("hints" in found) == (task == "codes")
+    songs = [torch.from_numpy(x.astype(np.float32)) for x in lessons.library.latents]
+    for noisy, t, r, _, context in seen:
+        assert torch.equal(t, r) and ((t > 0) & (t < 1)).all()
+        frames = noisy.shape[1]
+        source, mask = context.chunk(2, dim=-1)
+        if task == "text":
+            assert torch.equal(source, silence[:, :frames].expand_as(source)) and mask.all()
+        elif task == "close":
+            places = [song.unfold(0, frames, 1).mT for song in songs]
+            assert all(any((p == view).all((1, 2)).any() for p in places) for view in source)
+        elif task == "repaint":
+            inside = mask[..., 0].bool()
+            assert 0 < inside.sum() < inside.numel()
+            clocks = [silence[0, shift : shift + frames] for shift in range(PERIOD)]
+            for view, window in zip(source, inside, strict=True):
+                assert any(torch.equal(view[window], clock[window]) for clock in clocks)
+
+
+def test_the_loss_falls(model: AceStep, silence: Tensor, tmp_path: Path) -> None:
+    lessons = objective(silence, "codes")
+    seen: list[float] = []
+
+    def loss_of(step: int) -> dict[str, Tensor]:
+        found = dict(lessons.losses(model, np.random.default_rng(step), 1))
+        seen.append(float(found["hints"].detach()))
+        return found
+
+    train(model, loss_of, Training(minutes=10, learning_rate=3e-3, steps=25), tmp_path)
+    assert sum(seen[-5:]) < 0.95 * sum(seen[:5])
+
+
+def test_both_models_are_written_with_the_clock(
+    model: AceStep, silence: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_acestep, "WORK", tmp_path)
+    train_acestep.export(model, {"model_type": "acestep"}, silence)
+    for name in train_acestep.MODELS:
+        stored = torch.load(tmp_path / name / "silence_latent.pt", weights_only=True)
+        assert torch.equal(stored, silence.mT)
