@@ -2,8 +2,8 @@
 
     uv run python -m scripts.nano.train_vae configs/nano/vae.toml
 
-With `--freeze-encoder --start FOLDER` only the decoder goes on learning, against latents that stay
-what they are, so that everything trained on them stays true. Resumes where it was cut off.
+With `--freeze-encoder --start FOLDER` only the decoder goes on learning, from the latents that
+everything else is trained on (`latents`), which so stay true. Resumes where it was cut off.
 """
 
 import argparse
@@ -20,13 +20,12 @@ from torch.nn import functional as F
 from acestep.models.config import VaeConfig
 from acestep.models.vae import Vae
 from scripts.nano import linear_start, songs
+from scripts.nano.instruments import RATE
+from scripts.nano.latents import BLOCK, BLOCKS, VAE, VAE_WEIGHTS, WORK
 from scripts.nano.losses import LowLoss, MelLoss, SpectrumLoss
 from scripts.nano.trainer import read_config, train, write_weights
 
-WORK = Path("work/nano")
-RATE = 48_000
-NAME = "acestep-nano-vae"
-WEIGHTS = "diffusion_pytorch_model.safetensors"
+HALO = 8  # frames around a clip; what lies farther is reached by the decoder, but hardly heard
 
 
 def main() -> None:
@@ -44,25 +43,30 @@ def main() -> None:
     held_out = songs.rendered(WORK / "held-out.npy", songs.HELD_OUT, config["held_out"], seconds)
 
     network = {"_class_name": "AutoencoderOobleck", **config["network"]}
-    folder = WORK / NAME
     vae = Vae(VaeConfig.from_dict(network))
     if arguments.start is not None:
-        vae.load_state_dict(load_file(arguments.start / WEIGHTS))
+        vae.load_state_dict(load_file(arguments.start / VAE_WEIGHTS))
     else:
         sample = pool[::20, :, 96_000 : 96_000 + 2 * RATE // vae.hop * vae.hop]
         linear_start.initialise(vae, torch.from_numpy(sample.astype(np.float32)))
     vae.to(device)
     vae.encoder.requires_grad_(not arguments.freeze_encoder)
-    objective = Objective(vae, pool, config).to(device)
+    if arguments.freeze_encoder:
+        config["clip"], config["batch"] = config["decoder_clip"], config["decoder_batch"]
+        blocks = [np.load(BLOCKS / f"{i:05d}.npy") for i in range(0, config["songs"], BLOCK)]
+        objective = DecoderObjective(vae, pool, config, np.concatenate(blocks))
+    else:
+        objective = Objective(vae, pool, config)
+    objective.to(device)
     train(
         vae,
         objective.losses,
         config["training"],
         WORK / ("vae-decoder" if arguments.freeze_encoder else "vae"),
         validate=lambda module: distance(module, held_out),
-        export=lambda module: export(module, network, folder),
+        export=lambda module: export(module, network, VAE),
     )
-    export(vae, network, folder)
+    export(vae, network, VAE)
 
 
 class Objective(nn.Module):
@@ -81,13 +85,16 @@ class Objective(nn.Module):
         mean, scale = vae.encoder(wanted).chunk(2, dim=1)
         deviation = F.softplus(scale) + 1e-4
         noise = torch.randn(mean.shape, generator=noise).to(mean)
-        made = vae.decoder(mean + deviation * noise)
+        parts = self.distances(vae.decoder(mean + deviation * noise), wanted)
+        kl = 0.5 * (mean**2 + deviation**2 - 2 * deviation.log() - 1).mean()
+        return {**parts, "kl": self.weights["kl"] * kl}
+
+    def distances(self, made: Tensor, wanted: Tensor) -> dict[str, Tensor]:
         parts = {
             "spectrum": self.spectrum(made, wanted),
             "mel": self.mel(made, wanted),
             "waveform": (made - wanted).abs().mean(),
             "low": self.low(made, wanted),
-            "kl": 0.5 * (mean**2 + deviation**2 - 2 * deviation.log() - 1).mean(),
         }
         return {name: self.weights[name] * value for name, value in parts.items()}
 
@@ -102,6 +109,33 @@ class Objective(nn.Module):
             clip = clip[::-1] if rng.random() < 0.5 else clip
             clips.append(clip * np.float32(rng.uniform(0.6, 1.3)))
         return torch.from_numpy(np.stack(clips))
+
+
+class DecoderObjective(Objective):
+    """What the decoder makes of latents that are kept, at their own places of the songs."""
+
+    def __init__(self, vae: Vae, pool: np.ndarray, config: dict, latents: np.ndarray) -> None:
+        super().__init__(vae, pool, config)
+        self.latents = latents
+
+    def losses(self, step: int) -> Mapping[str, Tensor]:
+        (vae,) = self._vae
+        rng = np.random.default_rng(step)
+        hop, halo, frames = vae.hop, HALO, self.samples // vae.hop
+        kept: list[np.ndarray] = []
+        clips: list[np.ndarray] = []
+        for song in rng.integers(len(self.pool), size=self.batch):
+            start = int(rng.integers(halo, self.latents.shape[1] - frames - halo))
+            kept.append(self.latents[song, start - halo : start + frames + halo])
+            clips.append(self.pool[song, :, start * hop : (start + frames) * hop])
+        latents, wanted = (
+            torch.from_numpy(np.stack(x).astype(np.float32)).to(
+                self.mel.get_buffer("window").device
+            )
+            for x in (kept, clips)
+        )
+        made = vae.decoder(latents.mT.contiguous())[..., halo * hop : (halo + frames) * hop]
+        return self.distances(made, wanted)
 
 
 @torch.no_grad()
@@ -122,7 +156,7 @@ def export(vae: nn.Module, network: dict, folder: Path) -> None:
     """The published layout, fp32 while it is being trained; `ship` rounds it."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(network, indent=2) + "\n")
-    write_weights(folder / WEIGHTS, vae, torch.float32)
+    write_weights(folder / VAE_WEIGHTS, vae, torch.float32)
 
 
 if __name__ == "__main__":
