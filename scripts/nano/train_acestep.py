@@ -4,9 +4,10 @@
 
 Needs the text encoder (`train_text_encoder`) and the songs' latents (`latents`). All tasks are
 learnt at once, each with the context that the product builds for it: from text alone, from codes,
-close to a source, and a region between kept surroundings. The tokenizer learns to transcribe, the
-detokenizer to say what the DiT must know of a code. Every song is seen in several views, at other
-places, times and noises, for one encoding of its prompt. Resumes where it was cut off.
+close to a source, and a region between kept surroundings. The tokenizer learns to transcribe; the
+detokenizer has learnt before (`hints`) and goes on saying what the DiT must know of a code. Every
+song is seen in several views, at other places, times and noises, for one encoding of its prompt.
+Resumes where it was cut off.
 """
 
 import argparse
@@ -32,17 +33,20 @@ from acestep.models.text_encoder import TextEncoder
 from acestep.request import Text2Music
 from scripts.nano import songs
 from scripts.nano.codes import FRAMES, digits, transcribe
+from scripts.nano.hints import Meaning, Means, hints
 from scripts.nano.latents import BLOCK, BLOCKS, WORK, load_vae
 from scripts.nano.score import Score, describe
-from scripts.nano.trainer import read_config, train, write_weights
+from scripts.nano.trainer import Training, read_config, train, write_weights
 
 MODELS = {"acestep-v15-nano-turbo": True, "acestep-v15-nano-base": False}  # name, is turbo
 SILENCE_FRAMES = 15_000
 NORMAL = NormalDist()
 CLIPS = 3  # of a reference, as in `conditioning.reference_clips`
-NOISY = 2.0  # shift of the times: most of what is heard is decided near the noise
+NOISY, NOISIER = 2.0, 4.0  # shift of the times: what is heard is decided near the noise, and from
+# text alone everything is
 CLOCK, TURNS = 0.5, (1, 2)  # level of the silence's clock; its turns in PERIOD
 PERIOD = 10  # frames: after 400 ms every tone of `instruments` repeats
+OUTSET = 50  # frames of a first answer
 TRANSCRIBED = 0.4  # share of songs that the tokenizer learns from too
 WHOLE = 0.7  # share of songs from text that are trained at full length
 PROMISED = 0.8  # share of songs whose prompt states a fact that could be stated
@@ -72,7 +76,13 @@ def main() -> None:
     model.to(device)
     silence = clocked(load_vae().fold().encode(torch.zeros(1, 2, 400 * 1920))[:, 100:300])
     text_encoder = TextEncoder.load(WORK / "acestep-nano-text-encoder", torch.float32, device)
-    objective = Objective(config, text_encoder, silence, Library(BLOCKS, config["seconds"]))
+    library = Library(BLOCKS, config["seconds"])
+    library.grow()
+    means = Means.of(zip(library.scores, library.latents, strict=True), silence.shape[-1])
+    meaning = Meaning(model, means)
+    train(meaning, meaning.losses, Training(**config["detokenizer"]), WORK / "detokenizer")
+
+    objective = Objective(config, text_encoder, silence, library)
     train(
         model,
         lambda step: objective.losses(model, np.random.default_rng(step), objective.library.grow()),
@@ -119,6 +129,9 @@ class Objective:
             parts = self.song(model, latents, self.library.scores[song], crop, rng)
             for name, value in parts.items():
                 totals[name].append(value)
+        for song in rng.integers(count, size=self.config["outsets"]):
+            latents = torch.from_numpy(self.library.latents[song].astype(np.float32))
+            totals["outset"].append(self.outset(model, latents, self.library.scores[song], rng))
         weights = self.config["loss"]
         return {
             n: weights[n] * torch.stack(values).mean() for n, values in totals.items() if values
@@ -165,7 +178,8 @@ class Objective:
         # Times evenly apart, so that every song is seen nearly clean and nearly as noise.
         even = (rng.permutation(views) + rng.random(views)) / views
         t = 1 / (1 + np.exp(-np.array([NORMAL.inv_cdf(min(max(x, 1e-4), 1 - 1e-4)) for x in even])))
-        times = torch.tensor(NOISY * t / (1 + (NOISY - 1) * t), device=device, dtype=torch.float32)
+        shift = NOISIER if task == "text" else NOISY
+        times = torch.tensor(shift * t / (1 + (shift - 1) * t), device=device, dtype=torch.float32)
         noise = torch.from_numpy(rng.standard_normal(music.shape, np.float32)).to(device)
         noisy = times[:, None, None] * noise + (1 - times[:, None, None]) * music
         conditions = [
@@ -177,6 +191,24 @@ class Objective:
         if rng.random() < TRANSCRIBED:
             losses["transcription"] = transcription(model, music[:1], levels[:1])
         return losses
+
+    def outset(
+        self, model: AceStep, latents: Tensor, score: Score, rng: np.random.Generator
+    ) -> Tensor:
+        """How far the first answer to a text is from the song's mean sound over the clock's period.
+
+        From noise alone nothing can be said but what a song sounds like on average: mostly its
+        key and its instruments. That average shows them far more clearly than any excerpt does.
+        """
+        device = model.null_condition_emb.device
+        mean = latents[: len(latents) // PERIOD * PERIOD].unflatten(0, (-1, PERIOD)).mean(0)
+        music = mean.repeat(OUTSET // PERIOD, 1)[None].to(device)
+        context = contexts.text2music(self.silence.to(music), OUTSET, 1)
+        states = self.condition(model, score, latents, "text", len(latents), rng)
+        noise = torch.from_numpy(rng.standard_normal(music.shape, np.float32)).to(device)
+        one = torch.ones(1, device=device)
+        velocity = model.decoder(noise, one, one, states, context)
+        return F.mse_loss(velocity, noise - music)
 
     def repaint_context(self, music: Tensor, start: int, rng: np.random.Generator) -> Tensor:
         """A region of silence between what is kept; its clock is the song's, unless something was
@@ -262,16 +294,6 @@ def clocked(silence: Tensor) -> Tensor:
     angles = 2 * torch.pi / PERIOD * torch.outer(frames, torch.tensor(TURNS))
     track[..., : 2 * len(TURNS)] += CLOCK * torch.cat([angles.cos(), angles.sin()], dim=1)
     return track.to(torch.bfloat16).float()
-
-
-def hints(model: AceStep, levels: Tensor) -> Tensor:
-    """What the detokenizer says of codes; each different code is worked out once."""
-    quantizer = model.tokenizer.quantizer
-    different, places = levels.flatten(0, 1).unique(dim=0, return_inverse=True)
-    said = model.detokenizer(quantizer.project(quantizer.coordinates(different[None])))
-    return rearrange(
-        said[0].unflatten(0, (-1, FRAMES))[places], "(b c) f d -> b (c f) d", b=len(levels)
-    )
 
 
 def transcription(model: AceStep, music: Tensor, levels: Tensor) -> Tensor:

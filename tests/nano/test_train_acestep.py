@@ -11,8 +11,9 @@ from acestep.models.acestep import AceStep
 from acestep.models.config import AceStepConfig
 from acestep.models.text_encoder import TextEncoder
 from scripts.nano import codes, train_acestep
+from scripts.nano.hints import Meaning, Means, hints
 from scripts.nano.score import compose
-from scripts.nano.train_acestep import PERIOD, Objective, clocked, hints
+from scripts.nano.train_acestep import PERIOD, Objective, clocked
 from scripts.nano.trainer import Training, read_config, train
 
 ROOT = Path(__file__).parents[2]
@@ -60,6 +61,35 @@ def test_hints_are_what_the_product_makes_of_codes(model: AceStep) -> None:
     quantizer = model.tokenizer.quantizer
     expected = model.detokenizer(quantizer.decode(wanted))
     torch.testing.assert_close(hints(model, quantizer.unfold(wanted)), expected)
+
+
+def test_the_detokenizer_learns_the_mean_of_what_a_code_was_written_for(
+    model: AceStep, tmp_path: Path
+) -> None:
+    score = compose(1, SECONDS)
+    rng = np.random.default_rng(0)
+    pairs = [(score, rng.standard_normal((100, 64))) for _ in range(2)]
+    means = Means.of(pairs, 64)
+    code = codes.codes(score)[3]
+    places = [i for i, other in enumerate(codes.codes(score)) if other == code]
+    frames = [song[5 * i : 5 * i + 5] for _, song in pairs for i in places]
+    (row,) = (means.codes == code).nonzero().flatten().tolist()
+    np.testing.assert_allclose(means.latents[row], np.mean(frames, axis=0), atol=1e-5)
+    assert means.counts[row] == len(frames)
+
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    meaning = Meaning(model, means)
+    seen: list[float] = []
+
+    def loss_of(step: int) -> dict[str, Tensor]:
+        found = meaning.losses(step)
+        seen.append(float(found["means"].detach()))
+        return found
+
+    train(meaning, loss_of, Training(minutes=10, learning_rate=1e-2, steps=40), tmp_path)
+    assert seen[-1] < 0.5 * seen[0]
+    moved = {name for name, weight in model.state_dict().items() if not weight.equal(before[name])}
+    assert moved and all("detokenizer" in n or "project_out" in n for n in moved)
 
 
 @pytest.mark.parametrize("task", ["codes", "text", "repaint", "close"])
@@ -111,3 +141,20 @@ def test_both_models_are_written_with_the_clock(
     for name in train_acestep.MODELS:
         stored = torch.load(tmp_path / name / "silence_latent.pt", weights_only=True)
         assert torch.equal(stored, silence.mT)
+
+
+def test_the_first_answer_is_judged_by_the_songs_mean_period(
+    model: AceStep, silence: Tensor
+) -> None:
+    seen: list[tuple[Tensor, ...]] = []
+    model.decoder.register_forward_hook(lambda _, given, answer: seen.append((*given, answer)))
+    lessons = objective(silence, "text")
+    library = lessons.library
+    song = torch.from_numpy(library.latents[0].astype(np.float32))
+    found = lessons.outset(model, song, library.scores[0], np.random.default_rng(1))
+    ((noise, t, _, _, context, velocity),) = seen
+    assert t.tolist() == [1.0]
+    assert torch.equal(context[..., :64], silence[:, : noise.shape[1]])
+    mean = torch.stack([song[phase::PERIOD].mean(0) for phase in range(PERIOD)])
+    wanted = noise - mean.repeat(noise.shape[1] // PERIOD, 1)
+    torch.testing.assert_close(found, (velocity - wanted).square().mean())
