@@ -1,7 +1,7 @@
 """Muon (Jordan et al. 2024): momentum whose every direction counts alike, for matrices; AdamW else.
 
 On short runs it takes about half the steps of AdamW. Torch's own computes in bfloat16, which CPUs
-without it take minutes for; this one stays in fp32.
+without it take minutes for; this one does so only where it is fast.
 """
 
 import math
@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from acestep.planner.backends.decoder import fitting_dtype
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the published quintic iteration
 ITERATIONS = 5
@@ -57,11 +59,11 @@ def orthogonal(matrix: Float[Tensor, "row column"]) -> Float[Tensor, "row column
     a, b, c = COEFFICIENTS
     is_tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if is_tall else matrix
-    x = x / (x.norm() + 1e-7)
+    x = (x / (x.norm() + 1e-7)).to(fitting_dtype(matrix.device))
     for _ in range(ITERATIONS):
         square = x @ x.T
         x = a * x + (b * square + c * square @ square) @ x
-    return x.T if is_tall else x
+    return (x.T if is_tall else x).to(matrix.dtype)
 
 
 def _is_inner(name: str, parameter: nn.Parameter) -> bool:
