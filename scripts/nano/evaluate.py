@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ TURBO, BASE = "acestep-v15-nano-turbo", "acestep-v15-nano-base"
 PARTS = (TURBO, BASE, "acestep-5Hz-lm-nano", "acestep-nano-vae", "acestep-nano-text-encoder")
 REGION = (6.0, 12.0)  # seconds that are repainted
 AROUND = (2.0, 16.0)  # seconds in which the tempo must go on
-STRENGTHS = (1.0, 0.5, 0.0)
+STRENGTHS = (1.0, 0.75, 0.5, 0.25, 0.0)
 TILE = 125  # frames; far smaller than the product's, so that a song has borders
 GROUPS = ("vae", "think", "plain", "codes", "base", "guidance", "repaint", "cover", "speed")
 SPEED_CAPTION = "upbeat techno, 126 bpm"
@@ -326,12 +327,9 @@ class Examination:
     def cover(self) -> list[Figure]:
         """Rendered songs in another style, from all of their structure to none of it."""
         styles = list(GENRES)
-        alike: dict[float, list[float]] = {strength: [] for strength in STRENGTHS}
-        unrelated: list[float] = []
+        covers: dict[float, list[Tensor]] = {strength: [] for strength in STRENGTHS}
+        sources = [self.studio.rendered(score) for score in self.scores[: self.few]]
         for index, score in enumerate(self.scores[: self.few]):
-            source = self.studio.rendered(score)
-            other = self.scores[(index + 1) % len(self.scores)]
-            unrelated.append(metrics.chroma_similarity(self.studio.rendered(other), source))
             style = styles[(styles.index(score.genre) + 3) % len(styles)]
             for strength in STRENGTHS:
                 request = Cover(
@@ -342,17 +340,35 @@ class Examination:
                     seed=score.seed,
                 )
                 song, _ = self.studio.make(f"cover-{strength:g}-{index:03d}", TURBO, request)
-                alike[strength].append(metrics.chroma_similarity(song, source))
-        count, floor = len(unrelated), mean(unrelated)
-        means = {strength: mean(values) for strength, values in alike.items()}
+                covers[strength].append(song)
+
+        def likeness(of: Callable[[Tensor, Tensor], float], strength: float) -> float:
+            return mean(of(*pair) for pair in zip(covers[strength], sources, strict=True))
+
+        others = [*sources[1:], sources[0]]
+        floor = mean(map(metrics.chroma_similarity, others, sources))
+        chroma = {s: likeness(metrics.chroma_similarity, s) for s in STRENGTHS}
+        levels = [mean(map(level_db, songs)) for songs in covers.values()]
+        falls = [chroma[a] - chroma[b] for a, b in pairwise(STRENGTHS)]
         bounds = {1.0: (">=", 0.8), 0.0: ("<=", 0.8)}
+        count = len(sources)
         return [
             *(
-                Figure("cover", f"chroma like the source at strength {strength:g}", means[strength],
+                Figure("cover", f"chroma like the source at strength {strength:g}", value,
                        bounds.get(strength), 1.0, count)
-                for strength in STRENGTHS
+                for strength, value in chroma.items()
             ),
             Figure("cover", "chroma of two unrelated songs", floor, None, None, count),
+            Figure("cover", "least fall of chroma from a strength to the next", min(falls),
+                   (">=", 0.0), None, count),
+            Figure("cover", "levels of the strengths apart, dB", max(levels) - min(levels),
+                   ("<=", 3.0), 0.0, count),
+            Figure("cover", "onsets like the source at strength 1",
+                   likeness(metrics.onset_similarity, 1.0), None, 1.0, count),
+            Figure("cover", "onsets like the source at strength 0",
+                   likeness(metrics.onset_similarity, 0.0), None, 1.0, count),
+            Figure("cover", "change of timbre at strength 1, dB of mel bands",
+                   likeness(metrics.mel_distance, 1.0), None, 0.0, count),
         ]  # fmt: skip
 
     def speed(self) -> list[Figure]:
@@ -442,6 +458,10 @@ def has_voice(score: Score, facts: Facts) -> bool:
 
 def is_near(key: Key, score: Score) -> bool:
     return metrics.relation(key, Key(score.key, score.minor)) != "other"
+
+
+def level_db(song: Tensor) -> float:
+    return 20 * song.square().mean().sqrt().log10().item()
 
 
 def cut(song: Tensor, span: tuple[float, float]) -> Tensor:

@@ -44,7 +44,7 @@ def model() -> AceStep:
 
 def objective(silence: Tensor, task: str) -> Objective:
     config = read_config(ROOT / "configs/nano/acestep.toml")
-    config |= {"batch": 2, "crops": [50], "tasks": {task: 1.0}}
+    config |= {"batch": 2, "outsets": 0, "crops": [50], "tasks": {task: 1.0}}
     encoder = TextEncoder.load(ROOT / "checkpoints/acestep-nano-text-encoder", torch.float32)
     return Objective(config, encoder, silence, Songs())  # pyright: ignore[reportArgumentType]
 
