@@ -47,6 +47,7 @@ TURBO, BASE = "acestep-v15-nano-turbo", "acestep-v15-nano-base"
 PARTS = (TURBO, BASE, "acestep-5Hz-lm-nano", "acestep-nano-vae", "acestep-nano-text-encoder")
 REGION = (6.0, 12.0)  # seconds that are repainted
 AROUND = (2.0, 16.0)  # seconds in which the tempo must go on
+COVERED = 8  # sources of covers
 STRENGTHS = (1.0, 0.75, 0.5, 0.25, 0.0)
 TILE = 125  # frames; far smaller than the product's, so that a song has borders
 GROUPS = ("vae", "think", "plain", "codes", "base", "guidance", "repaint", "cover", "speed")
@@ -328,8 +329,9 @@ class Examination:
         """Rendered songs in another style, from all of their structure to none of it."""
         styles = list(GENRES)
         covers: dict[float, list[Tensor]] = {strength: [] for strength in STRENGTHS}
-        sources = [self.studio.rendered(score) for score in self.scores[: self.few]]
-        for index, score in enumerate(self.scores[: self.few]):
+        scores = self.scores[:COVERED]
+        sources = [self.studio.rendered(score) for score in scores]
+        for index, score in enumerate(scores):
             style = styles[(styles.index(score.genre) + 3) % len(styles)]
             for strength in STRENGTHS:
                 request = Cover(

@@ -21,12 +21,13 @@ from scripts.nano.words import choose
 
 DURATIONS = {10: 0.12, 12: 0.06, 15: 0.14, 20: 0.4, 25: 0.08, 30: 0.15, 60: 0.02}  # seconds: share
 OTHER_DURATIONS = (10, 31)  # whole seconds, the rest of the share
+SUNG = 0.15  # share of the lessons that have a voice whatever their style
 KINDS = {
     "song": 0.05,
-    "codes": 0.46,
+    "codes": 0.54,
     # Cheap, and to copy what a caption says is what takes longest to learn.
     "metadata": 0.12,
-    "strange metadata": 0.21,
+    "strange metadata": 0.13,
     "codes given another plan": 0.06,
     "understand": 0.04,
     "create": 0.03,
@@ -49,7 +50,8 @@ class Lesson(NamedTuple):
 def lesson(seed: int, kind: str | None = None) -> Lesson:
     """The lesson of a seed; its kind is drawn by their shares when it is None."""
     rng = np.random.default_rng([seed, 2])
-    score = compose(seed, _duration(rng))
+    is_sung = True if rng.random() < SUNG else None
+    score = compose(seed, _duration(rng), voice=is_sung)
     wording = word(score, rng)
     drawn = str(rng.choice(list(KINDS), p=list(KINDS.values())))
     return _LESSONS[kind or drawn](score, wording, rng)

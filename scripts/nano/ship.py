@@ -41,15 +41,15 @@ class Part:
 
 
 PARTS: Mapping[str, Part] = {
-    "acestep-nano-vae": Part(("vae-joint", "vae-decoder"), ("vae",), ("config.json",)),
+    "acestep-nano-vae": Part(("vae-decoder", "vae"), ("vae",), ("config.json",)),
     "acestep-nano-text-encoder": Part(
         ("training/text_encoder",), (), ("config.json", WEIGHTS, "tokenizer.json")
     ),
     "acestep-5Hz-lm-nano": Part(
         ("training/planner",), ("think",), ("config.json", WEIGHTS, "tokenizer.json")
     ),
-    TURBO: Part(("acestep",), ("think", "plain", "repaint", "cover", "speed")),
-    BASE: Part(("acestep",), ("base", "guidance"), ("config.json",)),
+    TURBO: Part(("acestep", "acestep-text"), ("think", "plain", "repaint", "cover", "speed")),
+    BASE: Part(("acestep", "acestep-text"), ("base", "guidance"), ("config.json",)),
 }
 
 

@@ -8,6 +8,9 @@ close to a source, and a region between kept surroundings. The tokenizer learns 
 detokenizer has learnt before (`hints`) and goes on saying what the DiT must know of a code. Every
 song is seen in several views, at other places, times and noises, for one encoding of its prompt.
 Resumes where it was cut off.
+
+With `push` the velocity of a text is taught with a share of guidance in it (model guidance,
+arXiv:2502.12154), of which a model that samples without guidance is in need.
 """
 
 import argparse
@@ -78,16 +81,17 @@ def main() -> None:
     text_encoder = TextEncoder.load(WORK / "acestep-nano-text-encoder", torch.float32, device)
     library = Library(BLOCKS, config["seconds"])
     library.grow()
-    means = Means.of(zip(library.scores, library.latents, strict=True), silence.shape[-1])
-    meaning = Meaning(model, means)
-    train(meaning, meaning.losses, Training(**config["detokenizer"]), WORK / "detokenizer")
+    if arguments.start is None:
+        means = Means.of(zip(library.scores, library.latents, strict=True), silence.shape[-1])
+        meaning = Meaning(model, means)
+        train(meaning, meaning.losses, Training(**config["detokenizer"]), WORK / "detokenizer")
 
     objective = Objective(config, text_encoder, silence, library)
     train(
         model,
         lambda step: objective.losses(model, np.random.default_rng(step), objective.library.grow()),
         config["training"],
-        WORK / "acestep",
+        WORK / config["progress"],
         validate=objective.validate,
         export=lambda module: export(module, network, silence),
     )
@@ -187,7 +191,13 @@ class Objective:
             for layer in model.decoder.keys_values(states)
         ]
         velocity = model.decoder(noisy, times, times, conditions, context)
-        losses["flow"] = F.mse_loss(velocity, noise - music)
+        wanted_velocity = noise - music
+        if task == "text" and (push := self.config["push"]):
+            with torch.no_grad():
+                away = model.null_condition(states).expand(views, -1, -1)
+                unconditional = model.decoder(noisy, times, times, away, context)
+                wanted_velocity = wanted_velocity + push * (velocity - unconditional)
+        losses["flow"] = F.mse_loss(velocity, wanted_velocity)
         if rng.random() < TRANSCRIBED:
             losses["transcription"] = transcription(model, music[:1], levels[:1])
         return losses

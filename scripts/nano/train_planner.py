@@ -39,6 +39,8 @@ from scripts.nano.trainer import Training, read_config, train
 GROUP = 16  # batches that are sorted by length together, so that little is padding
 FACTS = re.compile(r"^(?:bpm|keyscale):(.+)$|^(<\|audio_code_\d+\|>)", flags=re.MULTILINE)
 SCALE = 2.0  # of guidance, the product's default
+DRUM_LEVELS, VOICE_LEVELS = 1, 2  # the dimensions of a code that say whether there are any
+VOICE = 3.0  # weight of the voice on its own
 ROWS = 0.05  # standard deviation of the embedding's first numbers
 
 
@@ -162,7 +164,27 @@ def losses(model: Qwen3, batch: Batch, first_code: int, text_weight: float) -> d
         towards, away = _paired(wanted, batch.pairs)
         guided = guide(logits[towards], logits[away].detach(), SCALE)
         found["guided"] = F.cross_entropy(guided, right[towards])
+        is_code, is_fact = is_code[towards], batch.is_fact[:, 1:][wanted][towards]
+        codes_right = right[towards] - first_code
+        if is_code.any():
+            voice, sung = _apart(guided[is_code, first_code:], codes_right[is_code], VOICE_LEVELS)
+            found["voice"] = VOICE * F.cross_entropy(voice, sung)
+        if (is_first := is_code & is_fact).any():
+            beats, hit = _apart(guided[is_first, first_code:], codes_right[is_first], DRUM_LEVELS)
+            drums = torch.stack([beats[:, 0], beats[:, 1:].logsumexp(dim=1)], dim=1)
+            found["drums"] = F.cross_entropy(drums, hit.clamp(max=1))
     return found
+
+
+def _apart(logits: Tensor, right: Tensor, dimension: int) -> tuple[Tensor, Tensor]:
+    """Logits of the levels of one dimension of a code, whatever else it says, and the right levels.
+
+    To sing as many syllables as were written, or whether there are drums, is decided in few codes,
+    and hard to learn from all that codes say.
+    """
+    before, levels = math.prod(codes.LEVELS[:dimension]), codes.LEVELS[dimension]
+    apart = logits.unflatten(1, (-1, levels, before)).logsumexp(dim=(1, 3))
+    return apart, right // before % levels
 
 
 def _paired(wanted: Bool[Tensor, "batch token"], pairs: Tensor) -> tuple[Tensor, Tensor]:

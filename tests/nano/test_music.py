@@ -9,12 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from acestep import MusicService, Repaint, Text2Music
+from acestep import Cover, MusicService, Repaint, Text2Music, audio
+from acestep.models.load import load_vae
 from acestep.request import Plan
 from acestep.track import Track
 from scripts.nano import metrics, songs
 from scripts.nano.codes import codes
-from scripts.nano.listener import Listener
+from scripts.nano.evaluate import level_db
+from scripts.nano.instruments import Bank
+from scripts.nano.listener import Heard, Listener
+from scripts.nano.metrics import Key
+from scripts.nano.render import render
 from scripts.nano.score import Score, compose
 
 CHECKPOINTS = Path(__file__).parents[2] / "checkpoints"
@@ -26,6 +31,11 @@ QUIET = ("ambient", "classical")
 @pytest.fixture(scope="module")
 def service() -> MusicService:
     return MusicService.load(device="cpu", checkpoints=CHECKPOINTS)
+
+
+@pytest.fixture(scope="module")
+def listener() -> Listener:
+    return Listener.load(CHECKPOINTS / "acestep-nano-vae")
 
 
 @pytest.fixture(scope="module")
@@ -63,13 +73,64 @@ def test_songs_keep_the_tempo_of_their_plan(planned: list[tuple[Score, Track]]) 
     assert sum(kept) >= 3
 
 
-def test_drums_are_where_the_plan_has_them(planned: list[tuple[Score, Track]]) -> None:
-    listener = Listener.load(CHECKPOINTS / "acestep-nano-vae")
-    right = [
-        listener.hear(track.waveform).has_drums == (score.kit is not None)
+def test_songs_keep_the_key_of_their_plan(planned: list[tuple[Score, Track]]) -> None:
+    found = [
+        metrics.relation(metrics.key(track.waveform), Key(score.key, score.minor))
         for score, track in planned
     ]
-    assert sum(right) >= 5
+    assert found.count("other") <= 2
+
+
+@pytest.fixture(scope="module")
+def heard(planned: list[tuple[Score, Track]], listener: Listener) -> list[tuple[Score, Heard]]:
+    return [(score, listener.hear(track.waveform)) for score, track in planned]
+
+
+def test_drums_are_where_the_plan_has_them(heard: list[tuple[Score, Heard]]) -> None:
+    assert sum(found.has_drums == (score.kit is not None) for score, found in heard) >= 5
+
+
+def test_instruments_are_those_of_the_style(heard: list[tuple[Score, Heard]]) -> None:
+    assert sum(found.style == score.genre for score, found in heard) >= 4
+
+
+def test_nobody_sings_an_instrumental(heard: list[tuple[Score, Heard]]) -> None:
+    assert not any(found.has_voice for _, found in heard)
+
+
+def test_lyrics_are_sung(service: MusicService, listener: Listener) -> None:
+    for number, style in enumerate(("folk", "synthpop")):
+        score = compose(songs.EVALUATION + 50 + number, SECONDS, genre=style, voice=True)
+        request = Text2Music(
+            caption=score.caption, lyrics=score.lyrics, duration=SECONDS, seed=number
+        )
+        assert listener.hear(service.run(request)[0].waveform).has_voice
+
+
+def test_silence_stays_silence() -> None:
+    vae = load_vae(CHECKPOINTS / "acestep-nano-vae")
+    assert level_db(vae.decode(vae.encode(torch.zeros(1, 2, 96_000)))[0]) < -50
+
+
+def test_a_cover_keeps_the_structure_that_it_is_asked_to_keep(
+    service: MusicService, tmp_path: Path
+) -> None:
+    score = compose(songs.EVALUATION + 60, SECONDS, genre="synthpop", drums=True, voice=False)
+    source = torch.from_numpy(render(score, Bank()))
+    audio.write(tmp_path / "source.wav", source, "wav32")
+    covers = [
+        service.run(
+            Cover(
+                source_audio=tmp_path / "source.wav", caption="lofi hip hop, electric piano",
+                audio_cover_strength=strength, seed=4,
+            )
+        )[0].waveform
+        for strength in (1.0, 0.0)
+    ]  # fmt: skip
+    for of, least in ((metrics.chroma_similarity, 0.6), (metrics.onset_similarity, 0.1)):
+        close, free = (of(cover, source) for cover in covers)
+        assert close > least and close > free
+    assert abs(level_db(covers[0]) - level_db(covers[1])) < 3
 
 
 def test_a_seed_makes_its_song_again_and_another_seed_another(service: MusicService) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from acestep.models.acestep import AceStep
 from acestep.models.config import AceStepConfig
@@ -147,7 +147,11 @@ def test_the_first_answer_is_judged_by_the_songs_mean_period(
     model: AceStep, silence: Tensor
 ) -> None:
     seen: list[tuple[Tensor, ...]] = []
-    model.decoder.register_forward_hook(lambda _, given, answer: seen.append((*given, answer)))
+
+    def see(_: nn.Module, given: tuple[Tensor, ...], answer: Tensor) -> None:
+        seen.append((*given, answer))
+
+    model.decoder.register_forward_hook(see)
     lessons = objective(silence, "text")
     library = lessons.library
     song = torch.from_numpy(library.latents[0].astype(np.float32))
@@ -158,3 +162,24 @@ def test_the_first_answer_is_judged_by_the_songs_mean_period(
     mean = torch.stack([song[phase::PERIOD].mean(0) for phase in range(PERIOD)])
     wanted = noise - mean.repeat(noise.shape[1] // PERIOD, 1)
     torch.testing.assert_close(found, (velocity - wanted).square().mean())
+
+
+def test_a_push_is_a_share_of_guidance_in_what_is_taught(model: AceStep, silence: Tensor) -> None:
+    seen: list[tuple[Tensor, ...]] = []
+
+    def see(_: nn.Module, given: tuple[Tensor, ...], answer: Tensor) -> None:
+        seen.append((given[0], given[1], answer))
+
+    model.decoder.register_forward_hook(see)
+    lessons = objective(silence, "text")
+    lessons.config["push"], lessons.config["dropout"] = 0.4, 0.0
+    song = torch.from_numpy(lessons.library.latents[0].astype(np.float32))
+    found = lessons.song(model, song, lessons.library.scores[0], 100, np.random.default_rng(3))
+    (noisy, t, conditional), (_, _, unconditional) = seen
+    times = t[:, None, None]
+    music = song[: noisy.shape[1]]
+    noise = (noisy - (1 - times) * music) / times
+    wanted = noise - music + 0.4 * (conditional - unconditional)
+    torch.testing.assert_close(
+        found["flow"], (conditional - wanted).square().mean(), rtol=1e-3, atol=1e-3
+    )

@@ -12,10 +12,11 @@ from acestep.planner.plan import codes_from_text, codes_to_text, from_text
 from acestep.planner.sampling import guide
 from acestep.planner.vocabulary import Vocabulary
 from acestep.request import Text2Music
-from scripts.nano import qwen3
+from scripts.nano import codes, qwen3
 from scripts.nano.lessons import lesson
 from scripts.nano.train_planner import (
     SCALE,
+    VOICE,
     Batch,
     Lessons,
     build,
@@ -91,6 +92,28 @@ def test_tempo_key_and_the_first_code_are_learnt_once_more(
     plan = from_text(given.answer)
     first = codes_to_text(codes_from_text(given.answer)[:1])
     assert said == f" {plan.bpm} {plan.key_scale}{first}"
+
+
+def test_voice_and_drums_are_learnt_on_their_own_too(
+    lessons: Lessons, model: Qwen3, vocabulary: Vocabulary
+) -> None:
+    batch = collate([lessons.encode(lesson(4, "codes"))], 1000)
+    with torch.no_grad():
+        found = losses(model, batch, vocabulary.first_code, 1.0)
+        logits = [
+            (model(row[None, :-1])[0] @ model.embed_tokens.weight.T)[is_answer[1:]]
+            for row, is_answer in zip(batch.ids, batch.is_answer, strict=True)
+        ]
+    right = batch.ids[0, 1:][batch.is_answer[0, 1:]] - vocabulary.first_code
+    written = [codes.decode(code) for code in right[:-1].tolist()]  # then comes the end
+    chances = guide(logits[0], logits[1], SCALE)[:-1, vocabulary.first_code :].softmax(dim=1)
+    every = [codes.decode(code) for code in range(chances.shape[1])]
+    voices = torch.tensor([fact.voice for fact in every])
+    sung = [chances[i, voices == fact.voice].sum() for i, fact in enumerate(written)]
+    torch.testing.assert_close(found["voice"], -VOICE * torch.stack(sung).log().mean())
+    drums = torch.tensor([fact.has_drums for fact in every])
+    hit = chances[0, drums == written[0].has_drums].sum()
+    torch.testing.assert_close(found["drums"], -hit.log())
 
 
 def test_padding_changes_no_loss(lessons: Lessons, model: Qwen3, vocabulary: Vocabulary) -> None:
