@@ -129,12 +129,12 @@ class Objective:
         totals: dict[str, list[Tensor]] = {name: [] for name in self.config["loss"]}
         for _ in range(self.config["batch"]):
             song = int(rng.integers(count))
-            latents = torch.from_numpy(self.library.latents[song].astype(np.float32))
+            latents = torch.from_numpy(self.library.latents[song]).float()
             parts = self.song(model, latents, self.library.scores[song], crop, rng)
             for name, value in parts.items():
                 totals[name].append(value)
         for song in rng.integers(count, size=self.config["outsets"]):
-            latents = torch.from_numpy(self.library.latents[song].astype(np.float32))
+            latents = torch.from_numpy(self.library.latents[song]).float()
             totals["outset"].append(self.outset(model, latents, self.library.scores[song], rng))
         weights = self.config["loss"]
         return {
@@ -148,9 +148,8 @@ class Objective:
         tasks, views = self.config["tasks"], self.config["views"]
         task = str(rng.choice(list(tasks), p=list(tasks.values())))
         device = model.null_condition_emb.device
-        if (
-            task == "text"
-        ):  # begins at its first bar, and mostly is the whole that its words promise
+        if task == "text":
+            # It begins at its first bar, and mostly is the whole that its words promise.
             if rng.random() < WHOLE:
                 views, crop = 1, len(latents)
             starts = np.zeros(views, int)
@@ -170,7 +169,7 @@ class Objective:
                 ]
             )
         else:
-            followed = {"codes": None, "text": None, "close": music}[task]
+            followed = music if task == "close" else None
             if task == "codes":
                 followed = hints(model, levels)
                 losses["hints"] = F.mse_loss(followed, music)
