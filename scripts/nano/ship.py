@@ -48,10 +48,8 @@ PARTS: Mapping[str, Part] = {
     "acestep-5Hz-lm-nano": Part(
         ("training/planner",), ("think",), ("config.json", WEIGHTS, "tokenizer.json")
     ),
-    TURBO: Part(
-        ("acestep", "acestep-text"), ("think", "plain", "codes", "repaint", "cover", "speed")
-    ),
-    BASE: Part(("acestep", "acestep-text"), ("base", "guidance"), ("config.json",)),
+    TURBO: Part(("acestep",), ("think", "plain", "codes", "repaint", "cover", "speed")),
+    BASE: Part(("acestep",), ("base", "guidance"), ("config.json",)),
 }
 
 

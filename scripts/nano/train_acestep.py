@@ -35,7 +35,7 @@ from acestep.models.layers import KeysValues
 from acestep.models.text_encoder import TextEncoder
 from acestep.request import Text2Music
 from scripts.nano import songs
-from scripts.nano.codes import FRAMES, digits, transcribe
+from scripts.nano.codes import FRAMES, LEVELS, digits, transcribe
 from scripts.nano.hints import Meaning, Means, hints
 from scripts.nano.latents import BLOCK, BLOCKS, WORK, load_vae
 from scripts.nano.score import Score, describe
@@ -49,9 +49,9 @@ NOISY, NOISIER = 2.0, 4.0  # shift of the times: what is heard is decided near t
 # text alone everything is
 CLOCK, TURNS = 0.5, (1, 2)  # level of the silence's clock; its turns in PERIOD
 PERIOD = 10  # frames: after 400 ms every tone of `instruments` repeats
-OUTSET = 50  # frames of a first answer
+OUTSET = 100  # frames of a first answer
 TRANSCRIBED = 0.4  # share of songs that the tokenizer learns from too
-WHOLE = 0.7  # share of songs from text that are trained at full length
+WHOLE = {"text": 0.7, "repaint": 0.5}  # share of songs that are trained at full length
 PROMISED = 0.8  # share of songs whose prompt states a fact that could be stated
 
 
@@ -128,18 +128,25 @@ class Objective:
         crop = int(rng.choice(self.config["crops"]))
         totals: dict[str, list[Tensor]] = {name: [] for name in self.config["loss"]}
         for _ in range(self.config["batch"]):
-            song = int(rng.integers(count))
-            latents = torch.from_numpy(self.library.latents[song]).float()
-            parts = self.song(model, latents, self.library.scores[song], crop, rng)
-            for name, value in parts.items():
+            latents, score = self.draw(rng, count)
+            for name, value in self.song(model, latents, score, crop, rng).items():
                 totals[name].append(value)
-        for song in rng.integers(count, size=self.config["outsets"]):
-            latents = torch.from_numpy(self.library.latents[song]).float()
-            totals["outset"].append(self.outset(model, latents, self.library.scores[song], rng))
+        for task, further in self.config["outsets"].items():
+            for _ in range(further):
+                latents, score = self.draw(rng, count)
+                totals["outset"].append(self.outset(model, latents, score, task, rng))
         weights = self.config["loss"]
         return {
             n: weights[n] * torch.stack(values).mean() for n, values in totals.items() if values
         }
+
+    def draw(self, rng: np.random.Generator, count: int) -> tuple[Tensor, Score]:
+        """One of the first `count` songs; hard ones more often than there are."""
+        scores = self.library.scores[:count]
+        wants_hard = rng.random() < self.config["hard"]
+        kind = [i for i, score in enumerate(scores) if is_hard(score) == wants_hard]
+        song = int(rng.choice(kind or range(count)))
+        return torch.from_numpy(self.library.latents[song]).float(), scores[song]
 
     def song(
         self, model: AceStep, latents: Tensor, score: Score, crop: int, rng: np.random.Generator
@@ -148,14 +155,10 @@ class Objective:
         tasks, views = self.config["tasks"], self.config["views"]
         task = str(rng.choice(list(tasks), p=list(tasks.values())))
         device = model.null_condition_emb.device
-        if task == "text":
-            # It begins at its first bar, and mostly is the whole that its words promise.
-            if rng.random() < WHOLE:
-                views, crop = 1, len(latents)
-            starts = np.zeros(views, int)
-        else:
-            last = (len(latents) - crop) // FRAMES
-            starts = FRAMES * rng.integers(last + 1, size=views)
+        if task in WHOLE and rng.random() < WHOLE[task]:
+            views, crop = 1, len(latents)
+        last = 0 if task == "text" else (len(latents) - crop) // FRAMES  # a text begins at a start
+        starts = FRAMES * rng.integers(last + 1, size=views)
         music = torch.stack([latents[start : start + crop] for start in starts]).to(device)
         wanted = torch.tensor([digits(facts) for facts in transcribe(score)], device=device)
         levels = torch.stack([wanted[s // FRAMES : (s + crop) // FRAMES] for s in starts.tolist()])
@@ -202,22 +205,38 @@ class Objective:
         return losses
 
     def outset(
-        self, model: AceStep, latents: Tensor, score: Score, rng: np.random.Generator
+        self, model: AceStep, latents: Tensor, score: Score, task: str, rng: np.random.Generator
     ) -> Tensor:
-        """How far the first answer to a text is from the song's mean sound over the clock's period.
+        """How far the first answer, from noise alone, is from an average of the song.
 
-        From noise alone nothing can be said but what a song sounds like on average: mostly its
-        key and its instruments. That average shows them far more clearly than any excerpt does.
+        Nothing can be said then but what a song sounds like on average: its key, its instruments
+        and, where codes or surroundings tell, its beats. Such an average shows them far more
+        clearly than the song itself does.
         """
         device = model.null_condition_emb.device
-        mean = latents[: len(latents) // PERIOD * PERIOD].unflatten(0, (-1, PERIOD)).mean(0)
-        music = mean.repeat(OUTSET // PERIOD, 1)[None].to(device)
-        context = contexts.text2music(self.silence.to(music), OUTSET, 1)
-        states = self.condition(model, score, latents, "text", len(latents), rng)
-        noise = torch.from_numpy(rng.standard_normal(music.shape, np.float32)).to(device)
+        last = 0 if task == "text" else (len(latents) - OUTSET) // PERIOD
+        start = PERIOD * int(rng.integers(last + 1))
+        here = slice(start, start + OUTSET)
+        facts = torch.tensor([digits(each) for each in transcribe(score)], device=device)
+        latents = latents.to(device)
+        wanted = average(latents, None if task == "text" else facts)[None, here]
+        window = torch.ones(OUTSET, dtype=torch.bool)
+        if task == "repaint":
+            window = region(OUTSET, rng)
+            context = contexts.repaint(
+                self.silence.to(wanted), latents[None, here], window.to(device), 1
+            )
+        else:
+            followed = None
+            if task == "codes":
+                with torch.no_grad():
+                    followed = hints(model, facts[None, start // FRAMES :][:, : OUTSET // FRAMES])
+            context = contexts.text2music(self.silence.to(wanted), OUTSET, 1, followed)
+        states = self.condition(model, score, latents, task, len(latents), rng)
+        noise = torch.from_numpy(rng.standard_normal(wanted.shape, np.float32)).to(device)
         one = torch.ones(1, device=device)
         velocity = model.decoder(noise, one, one, states, context)
-        return F.mse_loss(velocity, noise - music)
+        return (noise - velocity - wanted)[:, window].square().mean()
 
     def repaint_context(self, music: Tensor, start: int, rng: np.random.Generator) -> Tensor:
         """A region of silence between what is kept; its clock is the song's, unless something was
@@ -290,6 +309,34 @@ class Objective:
         shares = torch.stack(rights).mean(0).tolist()
         print("transcribed:", ", ".join(f"{share:.0%}" for share in shares), flush=True)
         return float(np.mean(flows))
+
+
+def is_hard(score: Score) -> bool:
+    """Whether little of the sound decides much: the beats where no drum plays, and the voice."""
+    return score.kit is None or bool(score.syllables)
+
+
+def average(latents: Tensor, facts: Tensor | None) -> Tensor:
+    """What is usual in a song at each of its frames: [frame, channel]
+
+    That is its mean over the clock's period; with the facts of its codes, [code, dimension], the
+    mean over the period while a chord lasts, and what beats and backbeats usually add to it.
+    """
+    frames = torch.arange(len(latents), device=latents.device)
+    cells = [frames % PERIOD]
+    if facts is not None:
+        beat, backbeat, _, row, column = facts.repeat_interleave(FRAMES, dim=0).unbind(dim=1)
+        chord = row * LEVELS[4] + column
+        cells = [
+            chord * PERIOD + frames % PERIOD,
+            *(f * FRAMES + frames % FRAMES for f in (beat, backbeat)),
+        ]
+    usual = torch.zeros_like(latents)
+    for cell in cells:
+        share = F.one_hot(cell).to(latents)
+        means = share.mT @ (latents - usual) / share.sum(dim=0)[:, None].clamp_min(1)
+        usual = usual + means[cell]
+    return usual
 
 
 def clocked(silence: Tensor) -> Tensor:

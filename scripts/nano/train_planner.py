@@ -39,7 +39,8 @@ from scripts.nano.trainer import Training, read_config, train
 GROUP = 16  # batches that are sorted by length together, so that little is padding
 FACTS = re.compile(r"^(?:bpm|keyscale):(.+)$|^(<\|audio_code_\d+\|>)", flags=re.MULTILINE)
 SCALE = 2.0  # of guidance, the product's default
-DRUM_LEVELS, VOICE_LEVELS = 1, 2  # the dimensions of a code that say whether there are any
+BEAT_LEVELS = 0  # the dimension of a code that says when the beat falls
+DRUM_LEVELS, VOICE_LEVELS = 1, 2  # those that say whether there are any
 VOICE = 3.0  # weight of the voice on its own
 ROWS = 0.05  # standard deviation of the embedding's first numbers
 
@@ -95,12 +96,13 @@ class SumOfFacts(nn.Module):
 class Lessons:
     """Endless batches of lessons of similar length."""
 
-    def __init__(self, vocabulary: Vocabulary, batch: int, longest: int) -> None:
+    def __init__(self, vocabulary: Vocabulary, batch: int, longest: int, read: int = 0) -> None:
         """
         Args:
             longest: tokens; lessons beyond it are cut, which only the longest songs are.
+            read: how many were read in earlier trainings; these are others.
         """
-        self.vocabulary, self.batch, self.longest = vocabulary, batch, longest
+        self.vocabulary, self.batch, self.longest, self.read = vocabulary, batch, longest, read
         self._group = lru_cache(maxsize=1)(self._make_group)
 
     def __call__(self, number: int) -> Batch:
@@ -109,7 +111,7 @@ class Lessons:
 
     def _make_group(self, group: int) -> list[Batch]:
         count = GROUP * self.batch
-        first = TRAINING + group * count
+        first = TRAINING + self.read + group * count
         encoded = [self.encode(lesson(seed)) for seed in range(first, first + count)]
         encoded.sort(key=lambda lesson: len(lesson.prompt) + len(lesson.answer))
         batches = [encoded[at : at + self.batch] for at in range(0, count, self.batch)]
@@ -167,6 +169,8 @@ def losses(model: Qwen3, batch: Batch, first_code: int, text_weight: float) -> d
         is_code, is_fact = is_code[towards], batch.is_fact[:, 1:][wanted][towards]
         codes_right = right[towards] - first_code
         if is_code.any():
+            beat, falls = _apart(guided[is_code, first_code:], codes_right[is_code], BEAT_LEVELS)
+            found["beat"] = F.cross_entropy(beat, falls)
             voice, sung = _apart(guided[is_code, first_code:], codes_right[is_code], VOICE_LEVELS)
             found["voice"] = VOICE * F.cross_entropy(voice, sung)
         if (is_first := is_code & is_fact).any():
@@ -179,8 +183,8 @@ def losses(model: Qwen3, batch: Batch, first_code: int, text_weight: float) -> d
 def _apart(logits: Tensor, right: Tensor, dimension: int) -> tuple[Tensor, Tensor]:
     """Logits of the levels of one dimension of a code, whatever else it says, and the right levels.
 
-    To sing as many syllables as were written, or whether there are drums, is decided in few codes,
-    and hard to learn from all that codes say.
+    To keep the time, to sing as many syllables as were written, or whether there are drums, is
+    decided in few codes, and hard to learn from all that codes say.
     """
     before, levels = math.prod(codes.LEVELS[:dimension]), codes.LEVELS[dimension]
     apart = logits.unflatten(1, (-1, levels, before)).logsumexp(dim=(1, 3))
@@ -246,7 +250,7 @@ def main() -> None:
     model = build(network, vocabulary, config["seed"])
     if start is not None:
         go_on(model, start)
-    lessons = Lessons(vocabulary, config["batch"], config["longest"])
+    lessons = Lessons(vocabulary, config["batch"], config["longest"], config["read"])
     training: Training = config["training"]
     held_out = [
         collate([lessons.encode(lesson(HELD_OUT + i * 16 + j)) for j in range(16)], lessons.longest)

@@ -10,7 +10,8 @@ import math
 import os
 import time
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,7 +20,9 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from acestep.planner.backends.decoder import fitting_dtype
 from scripts.nano.muon import Muon
 
 CHECKPOINT_FILE = "training.pt"
@@ -113,6 +116,7 @@ def train(
     average = deepcopy(model).requires_grad_(False) if training.ema else None
     progress = _resume(folder / CHECKPOINT_FILE, model, optimizer, average)
     best = model if average is None else average
+    device = next(model.parameters()).device
 
     def judge() -> None:
         if validate is not None:
@@ -132,7 +136,8 @@ def train(
         rate = training.rate(progress.step, progress.seconds)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        losses = loss_of(progress.step)
+        with fast(device):
+            losses = loss_of(progress.step)
         optimizer.zero_grad(set_to_none=True)
         torch.stack(list(losses.values())).sum().backward()
         nn.utils.clip_grad_norm_(model.parameters(), training.clip, error_if_nonfinite=True)
@@ -161,6 +166,21 @@ def train(
     if average is not None:
         model.load_state_dict(average.state_dict())
     return progress
+
+
+@contextmanager
+def fast(device: torch.device) -> Iterator[None]:
+    """Multiplies in bfloat16 where that is fast: a quarter less time for a CPU's step.
+
+    The CPU's fused attention is left out: its backward is slower than plain products in bfloat16.
+    """
+    is_fast = fitting_dtype(device) == torch.bfloat16
+    with torch.autocast(device.type, torch.bfloat16, enabled=is_fast):
+        if is_fast and device.type == "cpu":
+            with sdpa_kernel(SDPBackend.MATH):
+                yield
+        else:
+            yield
 
 
 def make_optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:

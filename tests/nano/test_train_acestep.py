@@ -13,7 +13,7 @@ from acestep.models.text_encoder import TextEncoder
 from scripts.nano import codes, train_acestep
 from scripts.nano.hints import Meaning, Means, hints
 from scripts.nano.score import compose
-from scripts.nano.train_acestep import PERIOD, Objective, clocked
+from scripts.nano.train_acestep import PERIOD, Objective, average, clocked
 from scripts.nano.trainer import Training, read_config, train
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +44,7 @@ def model() -> AceStep:
 
 def objective(silence: Tensor, task: str) -> Objective:
     config = read_config(ROOT / "configs/nano/acestep.toml")
-    config |= {"batch": 2, "outsets": 0, "crops": [50], "tasks": {task: 1.0}}
+    config |= {"batch": 2, "outsets": {}, "crops": [50], "tasks": {task: 1.0}}
     encoder = TextEncoder.load(ROOT / "checkpoints/acestep-nano-text-encoder", torch.float32)
     return Objective(config, encoder, silence, Songs())  # pyright: ignore[reportArgumentType]
 
@@ -143,8 +143,24 @@ def test_both_models_are_written_with_the_clock(
         assert torch.equal(stored, silence.mT)
 
 
-def test_the_first_answer_is_judged_by_the_songs_mean_period(
-    model: AceStep, silence: Tensor
+def test_an_average_is_the_mean_of_a_period_and_knows_when_a_chord_changes() -> None:
+    score = compose(1, SECONDS)
+    facts = torch.tensor([codes.digits(each) for each in codes.transcribe(score)])
+    song = torch.randn(100, 64, generator=torch.Generator().manual_seed(1))
+    means = torch.stack([song[phase::PERIOD].mean(0) for phase in range(PERIOD)])
+    torch.testing.assert_close(average(song, None), means.repeat(100 // PERIOD, 1))
+    # A song whose frames say nothing but chord and place in the period is its own average.
+    levels = facts.repeat_interleave(codes.FRAMES, dim=0)
+    chord = levels[:, 3] * codes.LEVELS[4] + levels[:, 4]
+    assert len(chord.unique()) > 1
+    plain = torch.stack([chord, torch.arange(100) % PERIOD, chord * 0], dim=1).float()
+    torch.testing.assert_close(average(plain, facts), plain)
+    assert not torch.allclose(average(plain, None), plain)
+
+
+@pytest.mark.parametrize("task", ["text", "codes", "repaint"])
+def test_the_first_answer_is_judged_by_an_average_of_the_song(
+    model: AceStep, silence: Tensor, task: str
 ) -> None:
     seen: list[tuple[Tensor, ...]] = []
 
@@ -152,16 +168,35 @@ def test_the_first_answer_is_judged_by_the_songs_mean_period(
         seen.append((*given, answer))
 
     model.decoder.register_forward_hook(see)
-    lessons = objective(silence, "text")
-    library = lessons.library
-    song = torch.from_numpy(library.latents[0].astype(np.float32))
-    found = lessons.outset(model, song, library.scores[0], np.random.default_rng(1))
+    lessons = objective(silence, task)
+    score = lessons.library.scores[0]
+    song = torch.from_numpy(lessons.library.latents[0].astype(np.float32))
+    facts = torch.tensor([codes.digits(each) for each in codes.transcribe(score)])
+    found = lessons.outset(model, song, score, task, np.random.default_rng(1))
     ((noise, t, _, _, context, velocity),) = seen
     assert t.tolist() == [1.0]
-    assert torch.equal(context[..., :64], silence[:, : noise.shape[1]])
-    mean = torch.stack([song[phase::PERIOD].mean(0) for phase in range(PERIOD)])
-    wanted = noise - mean.repeat(noise.shape[1] // PERIOD, 1)
-    torch.testing.assert_close(found, (velocity - wanted).square().mean())
+    source, mask = context.chunk(2, dim=-1)
+    inside = mask[0, :, 0].bool()
+    assert inside.all() == (task != "repaint")
+    if task == "repaint":
+        assert torch.equal(source[0, ~inside], song[~inside])
+    expected = hints(model, facts[None]) if task == "codes" else silence[:, : len(song)]
+    assert torch.equal(source[:, inside], expected[:, inside])
+    wanted = average(song, None if task == "text" else facts)
+    error = (noise - velocity - wanted)[:, inside].square().mean()
+    torch.testing.assert_close(found, error)
+
+
+def test_hard_songs_are_drawn_as_often_as_asked(silence: Tensor) -> None:
+    lessons = objective(silence, "codes")
+    lessons.config["hard"] = 0.5
+    kinds = [(True, False), (False, False), (True, True)]  # has drums, has a voice
+    scores = [compose(1, SECONDS, drums=drums, voice=voice) for drums, voice in kinds]
+    lessons.library.scores = scores
+    rng = np.random.default_rng(0)
+    drawn = [scores.index(lessons.draw(rng, SONGS)[1]) for _ in range(300)]
+    assert 130 < drawn.count(0) < 170 and min(drawn.count(1), drawn.count(2)) > 50
+    assert all(lessons.draw(rng, 1)[1] is scores[0] for _ in range(9))
 
 
 def test_a_push_is_a_share_of_guidance_in_what_is_taught(model: AceStep, silence: Tensor) -> None:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from acestep.seeds import generator
+from scripts.nano import trainer
 from scripts.nano.muon import orthogonal
-from scripts.nano.trainer import CURVE_FILE, Training, read_config, train
+from scripts.nano.trainer import CURVE_FILE, Training, fast, read_config, train
 
 
 def toy() -> nn.Linear:
@@ -127,3 +128,16 @@ def test_muon_gives_every_direction_the_same_strength() -> None:
     assert strengths.min() > 0.6 and strengths.max() < 1.3
     left, _, right = torch.linalg.svd(matrix, full_matrices=False)
     assert torch.trace((left @ right).T @ orthogonal(matrix)) > 0.8 * 20
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_products_are_in_bfloat16_where_that_is_fast_and_weights_never(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(trainer, "fitting_dtype", lambda _: dtype)
+    model = toy()
+    with fast(torch.device("cpu")):
+        answer = model(torch.randn(3, 4))
+    assert answer.dtype == dtype and model.weight.dtype == torch.float32
+    answer.float().sum().backward()
+    assert model.weight.grad is not None and model.weight.grad.dtype == torch.float32
