@@ -149,7 +149,7 @@ def card(
     steps = sum(s for s, _ in trainings.values())
     return Template((CARDS / f"{name}.md").read_text(encoding="utf-8")).substitute(
         parameters=f"{count / 1e6:.1f} million",
-        training=f"{steps:,} steps in {minutes:.0f} minutes",
+        training=f"{steps:,} steps in {minutes:.0f} minutes" if steps else "an unknown training",
         curve=f"![Loss over the steps]({CURVE_FILE})" if (folder / CURVE_FILE).exists() else "",
         figures=table(figures),
         data=(CARDS / "data.txt").read_text(encoding="utf-8").strip(),

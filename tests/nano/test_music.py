@@ -78,7 +78,7 @@ def test_songs_keep_the_key_of_their_plan(planned: list[tuple[Score, Track]]) ->
         metrics.relation(metrics.key(track.waveform), Key(score.key, score.minor))
         for score, track in planned
     ]
-    assert found.count("other") <= 2
+    assert found.count("other") <= 1
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_drums_are_where_the_plan_has_them(heard: list[tuple[Score, Heard]]) -> 
 
 
 def test_instruments_are_those_of_the_style(heard: list[tuple[Score, Heard]]) -> None:
-    assert sum(found.style == score.genre for score, found in heard) >= 4
+    assert sum(found.style == score.genre for score, found in heard) >= 5
 
 
 def test_nobody_sings_an_instrumental(heard: list[tuple[Score, Heard]]) -> None:

@@ -71,6 +71,7 @@ def test_cards_tell_what_was_measured_and_what_was_not_reached(shipped: Path) ->
     assert "base: key" not in turbo
     assert "| base: key | 0.50 | >= 0.8 — **not reached** |  | 25 |" in base
     assert "$" not in turbo + base
+    assert "an unknown training" in turbo and "0 steps" not in turbo
     assert "license: mit" in turbo
 
 
