@@ -6,7 +6,7 @@ from scripts.nano.score import compose
 
 
 def test_the_scores_own_codes_are_right_in_every_way() -> None:
-    found = judge_planner.ceiling(12)
+    found = judge_planner.ceiling(30)
     assert (found.tempo, found.key, found.drums, found.voice) == (1, 1, 1, 1)
     assert found.syllables > 0.99
 
