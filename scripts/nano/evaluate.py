@@ -246,23 +246,23 @@ class Examination:
         return self.common("codes", self.songs("codes", self.few, TURBO, planned))
 
     def base(self) -> list[Figure]:
-        return self.common("base", self.songs("base", self.few, BASE, thinking))
+        return self.common("base", self.songs("base", self.prompts, BASE, thinking))
 
     def guidance(self) -> list[Figure]:
         """Without a planner, all that a song knows of its caption comes through the DiT's ear."""
         shares: list[float] = []
         for name, ask in (("unguided", unguided), ("guided", unplanned)):
-            found = self.songs(name, self.few, BASE, ask)
+            found = self.songs(name, self.prompts, BASE, ask)
             pairs = list(zip(self.scores, found, strict=False))
             rules = (has_near_key, has_drums, has_style, has_voice)
             shares.append(mean(share(rule(s, f) for s, f in pairs) for rule in rules))
+        count, bound = self.prompts, (">=", shares[0])
         return [
-            Figure("guidance", "caption followed at guidance 1", shares[0], None, None, self.few),
+            Figure("guidance", "caption followed at guidance 1", shares[0], None, None, count),
             Figure(
-                "guidance", "caption followed as the preset says", shares[1], (">=", shares[0]),
-                None, self.few,
+                "guidance", "caption followed as the preset says", shares[1], bound, None, count
             ),
-        ]  # fmt: skip
+        ]
 
     def vae(self) -> list[Figure]:
         """Songs to latents and back, in one piece and in tiles."""
