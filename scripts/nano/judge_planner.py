@@ -19,12 +19,12 @@ from acestep.planner.planner import Planner
 from acestep.progress import Reporter
 from acestep.request import Plan, Text2Music
 from scripts.nano import codes as nano_codes
+from scripts.nano import songs
 from scripts.nano.codes import Facts
-from scripts.nano.score import MAJOR, MINOR, Score, compose
-from scripts.nano.songs import HELD_OUT
+from scripts.nano.score import MAJOR, MINOR, Score
 from scripts.nano.words import DRUM_WORDS, NO_DRUMS
 
-FIRST_SEED = HELD_OUT + 3_000  # a planner may be chosen by these songs
+FIRST_SEED = songs.HELD_OUT + 3_000  # a planner may be chosen by these songs
 SECONDS = 20.0
 LONGEST_PLAN = 30.0  # seconds, as the nano presets say
 TEMPI = np.arange(50.0, 200.0, 0.25)  # beats per minute that are told apart
@@ -56,18 +56,18 @@ class Verdict:
         return json.dumps({name: round(value, 3) for name, value in asdict(self).items()})
 
 
-def judge(folder: Path, songs: int) -> Verdict:
+def judge(folder: Path, count: int) -> Verdict:
     """Plan held-out songs with the planner of a folder."""
     planner = Planner(PtBackend.load(folder))
-    scores = [compose(FIRST_SEED + index, SECONDS) for index in range(songs)]
+    scores = list(songs.scores(FIRST_SEED, count, SECONDS))
     plans = [planner.plan(asked(score), LONGEST_PLAN, Reporter()) for score in scores]
     planner.close()
     return verdict(scores, plans)
 
 
-def ceiling(songs: int) -> Verdict:
+def ceiling(count: int) -> Verdict:
     """The scores' own codes."""
-    scores = [compose(FIRST_SEED + index, SECONDS) for index in range(songs)]
+    scores = list(songs.scores(FIRST_SEED, count, SECONDS))
     return verdict(scores, [_own_plan(score) for score in scores])
 
 

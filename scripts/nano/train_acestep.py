@@ -160,8 +160,8 @@ class Objective:
         last = 0 if task == "text" else (len(latents) - crop) // FRAMES  # a text begins at a start
         starts = FRAMES * rng.integers(last + 1, size=views)
         music = torch.stack([latents[start : start + crop] for start in starts]).to(device)
-        wanted = torch.tensor([digits(facts) for facts in transcribe(score)], device=device)
-        levels = torch.stack([wanted[s // FRAMES : (s + crop) // FRAMES] for s in starts.tolist()])
+        facts = levels_of(score).to(device)
+        levels = torch.stack([facts[s // FRAMES : (s + crop) // FRAMES] for s in starts.tolist()])
         losses: dict[str, Tensor] = {}
 
         if task == "repaint":
@@ -217,26 +217,24 @@ class Objective:
         last = 0 if task == "text" else (len(latents) - OUTSET) // PERIOD
         start = PERIOD * int(rng.integers(last + 1))
         here = slice(start, start + OUTSET)
-        facts = torch.tensor([digits(each) for each in transcribe(score)], device=device)
+        facts = levels_of(score).to(device)
         latents = latents.to(device)
         wanted = average(latents, None if task == "text" else facts)[None, here]
-        window = torch.ones(OUTSET, dtype=torch.bool)
         if task == "repaint":
-            window = region(OUTSET, rng)
-            context = contexts.repaint(
-                self.silence.to(wanted), latents[None, here], window.to(device), 1
-            )
+            window = region(OUTSET, rng).to(device)
+            context = contexts.repaint(self.silence.to(wanted), latents[None, here], window, 1)
         else:
             followed = None
             if task == "codes":
                 with torch.no_grad():
-                    followed = hints(model, facts[None, start // FRAMES :][:, : OUTSET // FRAMES])
+                    followed = hints(model, facts[None, start // FRAMES : here.stop // FRAMES])
             context = contexts.text2music(self.silence.to(wanted), OUTSET, 1, followed)
         states = self.condition(model, score, latents, task, len(latents), rng)
         noise = torch.from_numpy(rng.standard_normal(wanted.shape, np.float32)).to(device)
         one = torch.ones(1, device=device)
         velocity = model.decoder(noise, one, one, states, context)
-        return (noise - velocity - wanted)[:, window].square().mean()
+        is_made = context[0, :, -1].bool()
+        return (noise - velocity - wanted)[:, is_made].square().mean()
 
     def repaint_context(self, music: Tensor, start: int, rng: np.random.Generator) -> Tensor:
         """A region of silence between what is kept; its clock is the song's, unless something was
@@ -304,8 +302,7 @@ class Objective:
             flows.append(self.song(model, music, score, 250, rng)["flow"].item())
             quantizer = model.tokenizer.quantizer
             heard = quantizer.nearest(quantizer.bound(pooled(model.tokenizer, music[None])))
-            wanted = torch.tensor([digits(facts) for facts in transcribe(score)])
-            rights.append((heard[0].cpu() == wanted).float().mean(0))
+            rights.append((heard[0].cpu() == levels_of(score)).float().mean(0))
         shares = torch.stack(rights).mean(0).tolist()
         print("transcribed:", ", ".join(f"{share:.0%}" for share in shares), flush=True)
         return float(np.mean(flows))
@@ -314,6 +311,11 @@ class Objective:
 def is_hard(score: Score) -> bool:
     """Whether little of the sound decides much: the beats where no drum plays, and the voice."""
     return score.kit is None or bool(score.syllables)
+
+
+def levels_of(score: Score) -> Tensor:
+    """What the codes of a score say: [code, dimension]"""
+    return torch.tensor([digits(facts) for facts in transcribe(score)])
 
 
 def average(latents: Tensor, facts: Tensor | None) -> Tensor:

@@ -167,15 +167,13 @@ def losses(model: Qwen3, batch: Batch, first_code: int, text_weight: float) -> d
         guided = guide(logits[towards], logits[away].detach(), SCALE)
         found["guided"] = F.cross_entropy(guided, right[towards])
         is_code, is_fact = is_code[towards], batch.is_fact[:, 1:][wanted][towards]
-        codes_right = right[towards] - first_code
-        if is_code.any():
-            beat, falls = _apart(guided[is_code, first_code:], codes_right[is_code], BEAT_LEVELS)
-            found["beat"] = F.cross_entropy(beat, falls)
-            voice, sung = _apart(guided[is_code, first_code:], codes_right[is_code], VOICE_LEVELS)
-            found["voice"] = VOICE * F.cross_entropy(voice, sung)
-        if (is_first := is_code & is_fact).any():
-            beats, hit = _apart(guided[is_first, first_code:], codes_right[is_first], DRUM_LEVELS)
-            drums = torch.stack([beats[:, 0], beats[:, 1:].logsumexp(dim=1)], dim=1)
+        chosen, codes_right = guided[is_code, first_code:], right[towards][is_code] - first_code
+        if len(chosen):
+            found["beat"] = F.cross_entropy(*_apart(chosen, codes_right, BEAT_LEVELS))
+            found["voice"] = VOICE * F.cross_entropy(*_apart(chosen, codes_right, VOICE_LEVELS))
+        if (is_first := is_fact[is_code]).any():
+            backbeats, hit = _apart(chosen[is_first], codes_right[is_first], DRUM_LEVELS)
+            drums = torch.stack([backbeats[:, 0], backbeats[:, 1:].logsumexp(dim=1)], dim=1)
             found["drums"] = F.cross_entropy(drums, hit.clamp(max=1))
     return found
 

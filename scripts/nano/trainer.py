@@ -11,7 +11,7 @@ import os
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -175,12 +175,10 @@ def fast(device: torch.device) -> Iterator[None]:
     The CPU's fused attention is left out: its backward is slower than plain products in bfloat16.
     """
     is_fast = fitting_dtype(device) == torch.bfloat16
-    with torch.autocast(device.type, torch.bfloat16, enabled=is_fast):
-        if is_fast and device.type == "cpu":
-            with sdpa_kernel(SDPBackend.MATH):
-                yield
-        else:
-            yield
+    is_plain = is_fast and device.type == "cpu"
+    attention = sdpa_kernel(SDPBackend.MATH) if is_plain else nullcontext()
+    with torch.autocast(device.type, torch.bfloat16, enabled=is_fast), attention:
+        yield
 
 
 def make_optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:

@@ -13,7 +13,7 @@ from acestep.models.text_encoder import TextEncoder
 from scripts.nano import codes, train_acestep
 from scripts.nano.hints import Meaning, Means, hints
 from scripts.nano.score import compose
-from scripts.nano.train_acestep import PERIOD, Objective, average, clocked
+from scripts.nano.train_acestep import PERIOD, Objective, average, clocked, levels_of
 from scripts.nano.trainer import Training, read_config, train
 
 ROOT = Path(__file__).parents[2]
@@ -145,7 +145,7 @@ def test_both_models_are_written_with_the_clock(
 
 def test_an_average_is_the_mean_of_a_period_and_knows_when_a_chord_changes() -> None:
     score = compose(1, SECONDS)
-    facts = torch.tensor([codes.digits(each) for each in codes.transcribe(score)])
+    facts = levels_of(score)
     song = torch.randn(100, 64, generator=torch.Generator().manual_seed(1))
     means = torch.stack([song[phase::PERIOD].mean(0) for phase in range(PERIOD)])
     torch.testing.assert_close(average(song, None), means.repeat(100 // PERIOD, 1))
@@ -171,7 +171,7 @@ def test_the_first_answer_is_judged_by_an_average_of_the_song(
     lessons = objective(silence, task)
     score = lessons.library.scores[0]
     song = torch.from_numpy(lessons.library.latents[0].astype(np.float32))
-    facts = torch.tensor([codes.digits(each) for each in codes.transcribe(score)])
+    facts = levels_of(score)
     found = lessons.outset(model, song, score, task, np.random.default_rng(1))
     ((noise, t, _, _, context, velocity),) = seen
     assert t.tolist() == [1.0]
