@@ -20,9 +20,9 @@ if TYPE_CHECKING:
         Unavailable,
         UnsoundResult,
     )
+    from acestep.library.track import Track
     from acestep.request import Cover, Plan, Repaint, Text2Music
     from acestep.service import MusicService
-    from acestep.track import Track
 
     __version__: str
 
@@ -53,7 +53,7 @@ _HOMES = {
     "Plan": "acestep.request",
     "Repaint": "acestep.request",
     "Text2Music": "acestep.request",
-    "Track": "acestep.track",
+    "Track": "acestep.library.track",
 }
 
 

@@ -13,9 +13,9 @@ from typing import Literal, get_args
 
 import torch
 
-from acestep import audio
-from acestep.checkpoints import Checkpoints, Installed
+from acestep.checkpoints.locate import Checkpoints, Installed
 from acestep.errors import AudioError, Unavailable
+from acestep.media import audio
 from acestep.planner.backends.vllm import unavailable
 from acestep.runtime import devices
 from acestep.runtime.devices import GIB, Machine, Memory

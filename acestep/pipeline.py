@@ -12,18 +12,19 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from acestep import audio, conditioning
-from acestep.canvas import Canvas
 from acestep.diffusion import context as contexts
-from acestep.diffusion import guidance, noise, repaint, sampler, schedule, wavelet
+from acestep.diffusion import guidance, inpaint, noise, sampler, schedule, wavelet
 from acestep.errors import AudioError, InvalidRequest
+from acestep.library.source import Source
+from acestep.media import audio
 from acestep.models.dit import DiT
 from acestep.models.layers import KeysValues
 from acestep.progress import Reporter, Stage
 from acestep.request import Cover, MusicRequest, Preset, Repaint
+from acestep.runtime.store import ModelStore
 from acestep.seeds import take_seed
-from acestep.source import Source
-from acestep.store import ModelStore
+from acestep.tasks import conditioning
+from acestep.tasks.timeline import Canvas
 from acestep.types import Codes, Context, Latents, States, Waveform
 
 
@@ -305,14 +306,14 @@ def first_state(
 
 def hold(
     request: MusicRequest, canvas: Canvas, origin: Latents | None, drawn: Latents, steps: int
-) -> repaint.Keeper | None:
+) -> inpaint.Keeper | None:
     """What keeps a repaint to its source."""
     if not isinstance(request, Repaint):
         return None
     assert origin is not None, "a repaint has a source"
-    firmness = repaint.Hold.of(request.mode, request.strength)
+    firmness = inpaint.Hold.of(request.mode, request.strength)
     window = canvas.window.to(drawn.device)
-    return repaint.Keeper(firmness, origin.to(drawn), drawn, window, steps)
+    return inpaint.Keeper(firmness, origin.to(drawn), drawn, window, steps)
 
 
 @dataclass(frozen=True)

@@ -13,19 +13,21 @@ from typing import Self
 import torch
 
 import acestep
-from acestep import edit, health, pipeline
-from acestep.checkpoints import DEFAULT_MODEL, Checkpoints, fingerprint
+from acestep import pipeline
+from acestep.checkpoints.locate import DEFAULT_MODEL, Checkpoints, fingerprint
 from acestep.errors import InvalidRequest, OutOfMemory, Unavailable, UnsoundResult
-from acestep.latents import sample_hash
+from acestep.library.latents import sample_hash
+from acestep.library.source import Source, read_source
+from acestep.library.track import Track
+from acestep.media import audio_checks
 from acestep.pipeline import Rendering
 from acestep.planner.backends import BackendName
 from acestep.progress import CancelToken, Progress, Reporter
 from acestep.request import Cover, MusicRequest, Plan, Preset, Repaint
 from acestep.runtime import devices
+from acestep.runtime.store import Folders, ModelStore, Policy
 from acestep.seeds import take_seed
-from acestep.source import Source, read_source
-from acestep.store import Folders, ModelStore, Policy
-from acestep.track import Track
+from acestep.tasks import postprocess
 from acestep.types import Latents
 
 logger = logging.getLogger(__name__)
@@ -233,11 +235,11 @@ class MusicService:
         started = time.perf_counter()
         decoded = rendering.waveform[take]
         new = canvas.new_sound(decoded)
-        if problem := health.examine(new, canvas.new_samples).problem():
+        if problem := audio_checks.examine(new, canvas.new_samples).problem():
             raise UnsoundResult(problem)
-        waveform, report = edit.finish(request, decoded, canvas, source)
+        waveform, report = postprocess.finish(request, decoded, canvas, source)
         seconds = {**rendering.seconds, "checking": time.perf_counter() - started}
-        examined = health.examine(waveform, canvas.samples)
+        examined = audio_checks.examine(waveform, canvas.samples)
         return Track(
             waveform=waveform,
             request=request,

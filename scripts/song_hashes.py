@@ -123,7 +123,7 @@ def record() -> dict[str, str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n\n")[0])
     parser.add_argument("action", choices=["record", "compare"])
     parser.add_argument("file", type=Path)
     arguments = parser.parse_args()

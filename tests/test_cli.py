@@ -14,17 +14,18 @@ import soundfile
 import torch
 from typer.testing import CliRunner, Result
 
-from acestep import health, recipe, schema
 from acestep.cli import build_app
 from acestep.cli.options import JSON_ONLY, NO_OPTION, SHORT_FLAGS, ServiceOptions
 from acestep.cli.recipes import ReplayOptions
 from acestep.errors import AceStepError, AudioError, OutOfMemory
-from acestep.latents import sample_hash
+from acestep.library import recipe
+from acestep.library.latents import sample_hash
+from acestep.library.report import EditReport
+from acestep.library.track import Track
+from acestep.media import audio_checks
 from acestep.progress import CancelToken, Progress, Reporter
-from acestep.report import EditReport
-from acestep.request import TASKS, Cover, MusicRequest, Plan, Preset, Repaint, Text2Music
+from acestep.request import TASKS, Cover, MusicRequest, Plan, Preset, Repaint, Text2Music, schema
 from acestep.seeds import take_seed
-from acestep.track import Track
 
 PRESET = Preset(
     name="fake", steps=8, max_steps=20, shift=3.0, guidance_scale=1.0, is_turbo=True, duration=10.0
@@ -70,7 +71,7 @@ class FakeService:
         assert request.seed is not None
         seed = take_seed(request.seed, take)
         waveform = torch.rand(2, 48_000, generator=torch.Generator().manual_seed(seed)) - 0.5
-        examined = health.examine(waveform, 48_000)
+        examined = audio_checks.examine(waveform, 48_000)
         return Track(
             waveform=waveform,
             report=REPORT if isinstance(request, Repaint | Cover) else None,

@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import save
 from typer.testing import CliRunner, Result
 
-from acestep.checkpoints import DEFAULT_MODEL, Catalogue
+from acestep.checkpoints.download import Listing, RemoteFile
+from acestep.checkpoints.locate import DEFAULT_MODEL, Catalogue
 from acestep.cli import build_app, page
 from acestep.cli.app import load_service
 from acestep.cli.options import ServiceOptions
-from acestep.download import Listing, RemoteFile
-from acestep.recipe import read_recipe
+from acestep.library.recipe import read_recipe
 from acestep.ui import app as ui_app
 
 NAME = "acestep-5Hz-lm-4B"  # no companions, no published hash

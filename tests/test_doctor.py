@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from acestep import doctor
-from acestep.checkpoints import Checkpoints, Installed, State
+from acestep.checkpoints.locate import Checkpoints, Installed, State
 from acestep.runtime.devices import GIB, Machine, Memory
 
 NO_GPU = Machine()

@@ -2,8 +2,7 @@
 
 import torch
 
-from acestep.request import MAX_SEED
-from acestep.seeds import generator, take_seed
+from acestep.seeds import MAX_SEED, generator, take_seed
 
 
 def draw(seed: int, name: str) -> torch.Tensor:

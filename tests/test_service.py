@@ -10,7 +10,6 @@ import soundfile
 import torch
 from safetensors.torch import load_file, save_file
 
-from acestep import audio
 from acestep.errors import (
     AudioError,
     Cancelled,
@@ -19,13 +18,14 @@ from acestep.errors import (
     OutOfMemory,
     UnsoundResult,
 )
+from acestep.library.track import Track
+from acestep.media import audio
 from acestep.planner.backends.pt import PtBackend
 from acestep.planner.planner import Planner
 from acestep.progress import CancelToken, Progress, Reporter
 from acestep.request import Plan, Text2Music, parse_request
+from acestep.runtime.store import Folders, ModelStore
 from acestep.service import MusicService
-from acestep.store import Folders, ModelStore
-from acestep.track import Track
 
 TURBO, BASE = "acestep-v15-nano-turbo", "acestep-v15-nano-base"
 
@@ -171,7 +171,7 @@ def test_level_and_fades_are_what_was_asked(turbo: MusicService) -> None:
 def test_the_recipe_inside_a_saved_track_makes_it_again(
     turbo: MusicService, tmp_path: Path
 ) -> None:
-    from acestep.recipe import read_recipe
+    from acestep.library.recipe import read_recipe
 
     track = turbo.run(request(takes=2, lyrics="[Chrous]\nla"))[1]
     path = track.save(tmp_path / "song.flac")

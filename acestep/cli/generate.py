@@ -15,9 +15,9 @@ from acestep.cli.terminal import INTERRUPTED, Failure, Output, attempt, interrup
 from acestep.errors import InvalidRequest
 
 if TYPE_CHECKING:
+    from acestep.library.track import Track
     from acestep.progress import CancelToken, Progress
     from acestep.request import MusicRequest, Plan
-    from acestep.track import Track
 
 PARTIAL = 8  # exit code: some jobs of several failed
 
@@ -113,7 +113,7 @@ class Destination:
             InvalidRequest: a song of that name or a file beside it exists, or no folder can be
                 made.
         """
-        from acestep.track import SIDECARS
+        from acestep.library.track import SIDECARS
 
         for song in self._files(takes):
             for path in (song, *map(song.with_suffix, SIDECARS)):
@@ -141,10 +141,9 @@ class Destination:
 
 def formats_of(suffix: str) -> list[Any]:
     """Formats that files of this suffix may hold: .wav has three."""
-    from acestep import naming
-    from acestep.request import AudioFormat
+    from acestep.request import values
 
-    return [name for name in get_args(AudioFormat) if naming.suffix(name) == suffix.lower()]
+    return [name for name in get_args(values.AudioFormat) if values.suffix(name) == suffix.lower()]
 
 
 def generate(
@@ -225,7 +224,7 @@ def plan(
     output: Output,
 ) -> None:
     """Show what the 5Hz LM would plan, as JSON, without rendering it."""
-    from acestep.naming import write_file
+    from acestep.media.files import write_file
 
     request = parse(request_data(read_text("file", "file", file), str(file))[0])
     with interruptible() as cancel, progress_line() as line:
@@ -300,7 +299,7 @@ def look_at_source(request: "MusicRequest") -> None:
 
     if not isinstance(request, Repaint | Cover):
         return
-    from acestep import audio
+    from acestep.media import audio
 
     seconds = audio.probe(request.source_audio).seconds
     if isinstance(request, Repaint) and seconds is not None:

@@ -13,8 +13,8 @@ from acestep.errors import Cancelled, CheckpointError
 from acestep.ui import DEFAULT_HOST, DEFAULT_PORT
 
 if TYPE_CHECKING:
-    from acestep.checkpoints import Checkpoints, Installed
-    from acestep.download import DownloadPlan, DownloadProgress
+    from acestep.checkpoints.download import DownloadPlan, DownloadProgress
+    from acestep.checkpoints.locate import Checkpoints, Installed
 
 DECLINED = 6  # exit code: the user said no
 CHECK_MARKS = {"ok": "✔", "warn": "!", "fail": "✘"}
@@ -50,7 +50,7 @@ def list_models(*, models_dir: ModelsDir = None, output: Output) -> None:
 
 def table(installed: "Sequence[Installed]") -> list[str]:
     """One line per model, then what the marks mean."""
-    from acestep.checkpoints import KIND_NAMES
+    from acestep.checkpoints.locate import KIND_NAMES
 
     width = max(len(model.name) for model in installed)
     lines = []
@@ -72,7 +72,7 @@ def download(
     output: Output,
 ) -> None:
     """Download a model; an interrupted download goes on where it stopped."""
-    from acestep.download import download, plan
+    from acestep.checkpoints.download import download, plan
 
     planned = plan(name, checkpoints(models_dir), ctx.obj.hub)
     for line in plan_lines(planned):
@@ -125,7 +125,7 @@ def verify(
     output: Output,
 ) -> None:
     """Read every file of models again and compare it with its checksum."""
-    from acestep import download
+    from acestep.checkpoints import download
 
     places = checkpoints(models_dir)
     folders = [places.find(name) or places.resolve(name) for name in names or ()]
@@ -154,7 +154,7 @@ def path(*, name: Name, models_dir: ModelsDir = None, output: Output) -> None:
 
 
 def checkpoints(root: Path | None) -> "Checkpoints":
-    from acestep.checkpoints import Checkpoints
+    from acestep.checkpoints.locate import Checkpoints
 
     return Checkpoints(root)
 

@@ -227,7 +227,7 @@ def read_fields(given: dict[str, Any]) -> dict[str, Any]:
     if "timesteps" in data:
         data["timesteps"] = data["timesteps"].split(",")
     if "regions" in data:
-        from acestep import regions
+        from acestep.request import regions
 
         data["regions"] = regions.read(",".join(data["regions"]))
     return data
@@ -252,7 +252,7 @@ def read_text(field: str, what: str, path: Path) -> str:
 
 def _option(name: str, field: Any) -> Any:
     """What typer needs to know, from what the schema says."""
-    from acestep import schema
+    from acestep.request import schema
 
     kind = _kind(field.annotation)
     flag = "--" + name.replace("_", "-")
@@ -269,7 +269,7 @@ def _option(name: str, field: Any) -> Any:
 
 
 def _limits(name: str, field: Any, kind: Any) -> list[str]:
-    from acestep import schema
+    from acestep.request import schema
 
     low, high = schema.bounds(field)
     notes = []

@@ -31,7 +31,7 @@ class ReplayOptions(ServiceOptions):
 
 def info(*, file: Song, output: Output) -> None:
     """Print the recipe inside a song."""
-    from acestep.recipe import read_recipe
+    from acestep.library.recipe import read_recipe
 
     recipe = read_recipe(file)
     output.result(recipe, "\n".join(recipe_lines(recipe)))
@@ -70,7 +70,7 @@ def replay(
     output: Output,
 ) -> None:
     """Make a song again from its recipe; is it identical?"""
-    from acestep.recipe import read_recipe
+    from acestep.library.recipe import read_recipe
 
     recipe = read_recipe(file)
     if missing := {"models", "sha256", "take"} - recipe.keys():

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from acestep.diffusion.sampler import Velocity
-from acestep.request import GuidanceRule
+from acestep.request.values import GuidanceRule
 from acestep.types import Latents
 
 Pair = Callable[[Latents, float], tuple[Latents, Latents]]  # conditional, unconditional

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
 
-from acestep.request import Solver
+from acestep.request.values import Solver
 from acestep.types import Latents
 
 Velocity = Callable[[Latents, float], Latents]

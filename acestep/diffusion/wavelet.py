@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from acestep.diffusion.sampler import Step
-from acestep.request import WaveletCorrection
+from acestep.request.values import WaveletCorrection
 from acestep.types import Latents
 
 SCALER = 0.05

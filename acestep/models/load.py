@@ -14,13 +14,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from acestep.checkpoints.headers import ARCHIVE, Stored, stored_tensors
 from acestep.errors import CheckpointError
 from acestep.models.acestep import AceStep
 from acestep.models.config import AceStepConfig, Qwen3Config, VaeConfig
 from acestep.models.qwen3 import Qwen3
 from acestep.models.vae import Vae
 from acestep.types import Latents
-from acestep.weights import ARCHIVE, Stored, stored_tensors
 
 M = TypeVar("M", bound=nn.Module)
 

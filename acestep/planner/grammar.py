@@ -15,9 +15,10 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from acestep.planner.plan import FIELDS, field_lines
+from acestep.planner.think_block import FIELDS, field_lines
 from acestep.planner.vocabulary import Vocabulary
-from acestep.request import LANGUAGES, MAX_DURATION, MIN_DURATION, TIME_SIGNATURES, Plan
+from acestep.request import Plan
+from acestep.request.values import LANGUAGES, MAX_DURATION, MIN_DURATION, TIME_SIGNATURES
 
 MIN_BPM, MAX_BPM = 30, 300
 FREE_TEXT_TOKENS = 512  # longest caption or genre list; a bound in the expression would be slow

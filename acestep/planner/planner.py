@@ -6,17 +6,17 @@ Knows prompts, grammars and seeds; how tokens are computed is the backend's busi
 from collections.abc import Sequence
 from dataclasses import replace
 
-from acestep.planner import plan as plans
 from acestep.planner import prompt as prompts
+from acestep.planner import think_block as plans
 from acestep.planner.backends import Backend, Task
 from acestep.planner.grammar import FREE_TEXT_TOKENS, CodesPhase, Form, Grammar, Phase
-from acestep.planner.plan import Description
 from acestep.planner.prompt import Guided
 from acestep.planner.sampling import Sampling
+from acestep.planner.think_block import Description
 from acestep.planner.watchdog import refuse_loops, watched
 from acestep.progress import Reporter
-from acestep.request import MusicRequest, Plan, Text2Music, draw_seed
-from acestep.seeds import take_seed
+from acestep.request import MusicRequest, Plan, Text2Music
+from acestep.seeds import draw_seed, take_seed
 
 BLOCK_TOKENS = 128  # the `<think>` block without its free text
 LYRICS_TOKENS = 2048  # as many as the text encoder reads

@@ -9,8 +9,9 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from acestep.planner.plan import codes_to_text, to_text
-from acestep.request import INSTRUMENTAL, MusicRequest, Plan
+from acestep.planner.think_block import codes_to_text, to_text
+from acestep.request import MusicRequest, Plan
+from acestep.request.values import INSTRUMENTAL
 
 GENERATE = "Generate audio semantic tokens based on the given conditions:"
 UNDERSTAND = "Understand the given musical conditions and describe the audio semantics accordingly:"

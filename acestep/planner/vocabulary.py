@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 from tokenizers import Tokenizer
 
 from acestep.errors import CheckpointError, ModelMissing
-from acestep.request import CODEBOOK_SIZE
+from acestep.request.values import CODEBOOK_SIZE
 
 if TYPE_CHECKING:
     from xgrammar import GrammarCompiler

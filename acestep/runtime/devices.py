@@ -14,8 +14,8 @@ from typing import Literal, Protocol, Self
 import torch
 from safetensors import safe_open
 
+from acestep.checkpoints.headers import weight_files
 from acestep.errors import Unavailable
-from acestep.weights import weight_files
 
 GIB = 1024**3
 BF16_CAPABILITY = (8, 0)  # Ampere: the first with bfloat16 arithmetic

@@ -5,7 +5,8 @@ from typing import Any
 
 import gradio as gr
 
-from acestep.request import TIME_SIGNATURES, Cover, Plan
+from acestep.request import Cover, Plan
+from acestep.request.values import TIME_SIGNATURES
 from acestep.ui.actions import Actions
 from acestep.ui.edits import MUSIC, Source
 from acestep.ui.events import Updates

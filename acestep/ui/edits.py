@@ -8,9 +8,9 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from acestep import schema
 from acestep.errors import AceStepError, InvalidRequest
-from acestep.request import UNKNOWN_LANGUAGE
+from acestep.request import schema
+from acestep.request.values import UNKNOWN_LANGUAGE
 from acestep.ui import sources
 from acestep.ui.events import AT_ONCE, Updates
 from acestep.ui.form import EMPTY, Form

@@ -13,15 +13,8 @@ import gradio as gr
 from gradio.components import Component
 from pydantic.fields import FieldInfo
 
-from acestep import regions, schema
-from acestep.request import (
-    INSTRUMENTAL,
-    KEY_SCALES,
-    TIME_SIGNATURES,
-    UNKNOWN_LANGUAGE,
-    MusicRequest,
-    Preset,
-)
+from acestep.request import MusicRequest, Preset, regions, schema
+from acestep.request.values import INSTRUMENTAL, KEY_SCALES, TIME_SIGNATURES, UNKNOWN_LANGUAGE
 
 AUTO = "auto"
 # What an untouched number box holds: Gradio leaves None out of the page's configuration, and a box

@@ -11,7 +11,7 @@ from gradio.blocks import Block
 
 from acestep.progress import Progress, Stage
 from acestep.request import Text2Music
-from acestep.schema import bounds
+from acestep.request.schema import bounds
 from acestep.ui.worker import SavedTake
 
 STAGE_WORDS: dict[Stage, str] = {

@@ -6,7 +6,7 @@ import html
 from pathlib import Path
 
 from acestep.errors import AceStepError, AudioError
-from acestep.recipe import read_recipe
+from acestep.library.recipe import read_recipe
 from acestep.request import MusicRequest, parse_request
 
 
@@ -28,7 +28,7 @@ def length(song: Path) -> float:
     Raises:
         AudioError: it is not audio that can be read, or does not say.
     """
-    from acestep import audio  # imports torch
+    from acestep.media import audio  # imports torch
 
     seconds = audio.probe(song).seconds
     if seconds is None:
@@ -42,7 +42,7 @@ def facts(song: Path) -> str:
     Raises:
         AudioError: it is not audio that can be read.
     """
-    from acestep import audio  # imports torch
+    from acestep.media import audio  # imports torch
 
     info = audio.probe(song)
     channels = {1: "mono", 2: "stereo"}.get(info.channels, f"{info.channels} channels")

@@ -4,8 +4,7 @@ from functools import partial
 
 import gradio as gr
 
-from acestep import schema
-from acestep.request import Text2Music
+from acestep.request import Text2Music, schema
 from acestep.ui.events import AT_ONCE, Updates
 from acestep.ui.examples import EXAMPLES
 from acestep.ui.form import Form

@@ -26,8 +26,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from acestep import MusicService, audio
-from acestep.checkpoints import Checkpoints, fingerprint
+from acestep import MusicService
+from acestep.checkpoints.locate import Checkpoints, fingerprint
+from acestep.media import audio
 from acestep.models.load import load_vae
 from acestep.request import Cover, MusicRequest, Plan, Repaint
 from scripts.nano import codes as nano_codes

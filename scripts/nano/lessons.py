@@ -10,9 +10,10 @@ import numpy as np
 import yaml
 
 from acestep.planner import prompt as prompts
-from acestep.planner.plan import codes_to_text, field_lines, to_text
+from acestep.planner.think_block import codes_to_text, field_lines, to_text
 from acestep.planner.vocabulary import END
-from acestep.request import INSTRUMENTAL, KEY_SCALES, LANGUAGES, Plan, Text2Music
+from acestep.request import Plan, Text2Music
+from acestep.request.values import INSTRUMENTAL, KEY_SCALES, LANGUAGES
 from scripts.nano.codes import codes
 from scripts.nano.genres import GENRES
 from scripts.nano.score import Score, compose
@@ -76,7 +77,7 @@ def planned(score: Score, wording: Wording, language: str | None = None) -> Plan
 
 
 def describing(plan: Plan, genres: str, lyrics: str) -> str:
-    """The answer of the helper modes; `acestep.planner.plan.describe` reads it."""
+    """The answer of the helper modes; `acestep.planner.think_block.describe` reads it."""
     lines = {**field_lines(plan), "genres": yaml.safe_dump({"genres": genres}).strip()}
     block = "\n".join(lines[name] for name in sorted(lines))
     return f"<think>\n{block}\n</think>\n# Lyric\n{lyrics}\n{END}"

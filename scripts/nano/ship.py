@@ -19,7 +19,7 @@ import soundfile
 import torch
 from safetensors.torch import load_file, save_file
 
-from acestep import audio
+from acestep.media import audio
 from scripts.nano.evaluate import BASE, TURBO, Figure
 from scripts.nano.latents import VAE_WEIGHTS, WORK
 from scripts.nano.trainer import CHECKPOINT_FILE, CURVE_FILE

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from acestep import conditioning
 from acestep.models.text_encoder import read_tokenizer
 from acestep.planner import prompt as prompts
-from acestep.planner.plan import to_text
-from acestep.request import KEY_SCALES, SECTION_TAGS, Plan
+from acestep.planner.think_block import to_text
+from acestep.request import Plan
+from acestep.request.values import KEY_SCALES, SECTION_TAGS
+from acestep.tasks import conditioning
 from scripts.make_tiny import train_tokenizer, with_codes
 from scripts.nano import codes, wording
 from scripts.nano.score import compose

@@ -26,7 +26,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from acestep import conditioning
 from acestep.diffusion import context as contexts
 from acestep.models.acestep import AceStep
 from acestep.models.codec import AudioTokenizer
@@ -34,6 +33,7 @@ from acestep.models.config import AceStepConfig
 from acestep.models.layers import KeysValues
 from acestep.models.text_encoder import TextEncoder
 from acestep.request import Text2Music
+from acestep.tasks import conditioning
 from scripts.nano import songs
 from scripts.nano.codes import FRAMES, LEVELS, digits, transcribe
 from scripts.nano.hints import Meaning, Means, hints

@@ -21,15 +21,16 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from acestep.conditioning import (
+from acestep.models.qwen3 import Qwen3
+from acestep.request import MusicRequest
+from acestep.request.values import INSTRUMENTAL
+from acestep.tasks.conditioning import (
     FILL_MASK,
     FOLLOW_CODES,
     REPAINT,
     caption_prompt,
     lyrics_prompt,
 )
-from acestep.models.qwen3 import Qwen3
-from acestep.request import INSTRUMENTAL, MusicRequest
 from acestep.types import TokenIds, TokenMask
 from scripts.make_tiny import with_end
 from scripts.nano import qwen3, tokenizer, wording

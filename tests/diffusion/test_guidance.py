@@ -7,7 +7,7 @@ from torch import Tensor
 
 from acestep.diffusion.guidance import MOMENTUM, NORM_THRESHOLD, adg, apg, cfg, guided
 from acestep.diffusion.sampler import heun
-from acestep.request import GuidanceRule
+from acestep.request.values import GuidanceRule
 
 RULES: tuple[GuidanceRule, ...] = ("apg", "cfg", "adg")
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from acestep.diffusion.noise import draw_noise, renoise
-from acestep.request import MAX_SEED
+from acestep.seeds import MAX_SEED
 
 
 @given(seeds=st.lists(st.integers(0, MAX_SEED), min_size=1, max_size=8), data=st.data())

@@ -11,7 +11,7 @@ from acestep.diffusion.noise import draw_noise, renoise
 from acestep.diffusion.sampler import SAMPLERS, Step, euler, heun, sde
 from acestep.diffusion.schedule import timesteps
 from acestep.errors import Cancelled
-from acestep.request import Solver
+from acestep.request.values import Solver
 
 NOISE = draw_noise([3], frames=20, channels=4)
 MUSIC = torch.linspace(-2.0, 2.0, 80).reshape(1, 20, 4)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from acestep.diffusion.sampler import Step, euler
 from acestep.diffusion.wavelet import dcw, haar, inverse_haar
-from acestep.request import WaveletCorrection
+from acestep.request.values import WaveletCorrection
 
 MODES: tuple[WaveletCorrection, ...] = get_args(WaveletCorrection)
 

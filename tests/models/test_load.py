@@ -15,9 +15,9 @@ from random_checkpoints import TINY_2B, TINY_XL
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from acestep.checkpoints.headers import stored_tensors, weight_files
 from acestep.errors import CheckpointError
 from acestep.models.load import load_acestep, load_module, load_silence
-from acestep.weights import stored_tensors, weight_files
 
 KEY = "decoder.proj_in.1.weight"
 

@@ -7,8 +7,8 @@ import pytest
 
 from acestep.planner.backends import OnToken, Task
 from acestep.planner.grammar import CodesPhase
-from acestep.planner.plan import codes_from_text, from_text
 from acestep.planner.planner import Planner
+from acestep.planner.think_block import codes_from_text, from_text
 from acestep.planner.vocabulary import Vocabulary
 from acestep.progress import Reporter
 from acestep.request import Text2Music

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from acestep import Cover, MusicService, Repaint, Text2Music, audio
+from acestep import Cover, MusicService, Repaint, Text2Music
+from acestep.library.track import Track
+from acestep.media import audio
 from acestep.models.load import load_vae
 from acestep.request import Plan
-from acestep.track import Track
 from scripts.nano import metrics, songs
 from scripts.nano.codes import codes
 from scripts.nano.evaluate import level_db

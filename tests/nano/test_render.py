@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from acestep.audio import SAMPLES_PER_FRAME
+from acestep.media.audio import SAMPLES_PER_FRAME
 from scripts.nano.instruments import LOOP, LOW, RATE, TONES, VOICES, Bank, frequency
 from scripts.nano.render import LOUDNESS, render
 from scripts.nano.score import Note, Score, Track, compose

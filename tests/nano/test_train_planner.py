@@ -8,8 +8,8 @@ from torch import nn
 
 from acestep.models.qwen3 import Qwen3
 from acestep.planner.backends.pt import PtBackend
-from acestep.planner.plan import codes_from_text, codes_to_text, from_text
 from acestep.planner.sampling import guide
+from acestep.planner.think_block import codes_from_text, codes_to_text, from_text
 from acestep.planner.vocabulary import Vocabulary
 from acestep.request import Text2Music
 from scripts.nano import codes, qwen3

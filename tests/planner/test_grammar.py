@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from acestep.planner import plan as plan_text
+from acestep.planner import think_block as plan_text
 from acestep.planner.grammar import CodesPhase, Form, Grammar, Phase, _whole_numbers
 from acestep.planner.vocabulary import Vocabulary
-from acestep.request import KEY_SCALES, LANGUAGES, TIME_SIGNATURES, Plan, Text2Music
+from acestep.request import Plan, Text2Music
+from acestep.request.values import KEY_SCALES, LANGUAGES, TIME_SIGNATURES
 
 
 def walk(phase: Phase, dice: random.Random, limit: int = 2000) -> list[int]:

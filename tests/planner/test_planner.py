@@ -8,11 +8,12 @@ import pytest
 from acestep.errors import Cancelled, UnsoundResult
 from acestep.planner.backends import OnToken, Task
 from acestep.planner.backends.pt import PtBackend
-from acestep.planner.plan import code_count
 from acestep.planner.planner import Planner
+from acestep.planner.think_block import code_count
 from acestep.planner.vocabulary import Vocabulary
 from acestep.progress import CancelToken, Progress, Reporter
-from acestep.request import INSTRUMENTAL, Text2Music, parse_request
+from acestep.request import Text2Music, parse_request
+from acestep.request.values import INSTRUMENTAL
 
 QUIET = Reporter()
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from acestep.library.recipe import pack
+from acestep.library.report import EditReport
 from acestep.progress import CancelToken, Progress, Reporter
-from acestep.recipe import pack
-from acestep.report import EditReport
 from acestep.request import Cover, MusicRequest, Plan, Preset, Repaint
 from acestep.seeds import take_seed
 

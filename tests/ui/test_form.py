@@ -12,20 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from loops import in_loop
 
-from acestep import schema
 from acestep.errors import InvalidRequest
-from acestep.request import (
+from acestep.request import Text2Music, schema
+from acestep.request.values import (
     INSTRUMENTAL,
     KEY_SCALES,
     LANGUAGES,
-    MAX_SEED,
     TIME_SIGNATURES,
     AudioFormat,
     GuidanceRule,
     Solver,
-    Text2Music,
     WaveletCorrection,
 )
+from acestep.seeds import MAX_SEED
 from acestep.ui.examples import EXAMPLES
 from acestep.ui.form import LANGUAGE_NAMES, NOT_DRAWN, Form
 

@@ -39,7 +39,7 @@ from acestep.planner.backends.vllm_guidance import (
 from acestep.planner.grammar import CodesPhase
 from acestep.planner.sampling import Sampling
 from acestep.planner.vocabulary import Vocabulary
-from acestep.request import CODE_RATE, MAX_TAKES
+from acestep.request.values import CODE_RATE, MAX_TAKES
 
 NETWORK = "AceStepPlanner"  # our name for it among vLLM's networks
 USUAL_TOKENS = 4096  # prompt and codes of a song of several minutes

@@ -1,0 +1,548 @@
+"""Fetching models from the Hugging Face Hub: what would come, then getting it, then checking it.
+
+The one module that uses the network, and only when a download was asked for. Files come from a
+pinned commit, go into an ordinary folder under the checkpoints' root, and are taken only when their
+hash is the published one. An interrupted file stays as `NAME.part` and is continued: the hub
+client's own download starts again from nothing (huggingface_hub 2.4).
+"""
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from acestep.checkpoints import locate
+from acestep.checkpoints.locate import Checkpoints, Entry, FileRecord, Kind, Manifest
+from acestep.errors import CheckpointError, DownloadError, ModelMissing
+
+# Weights, configurations and tokenizers. Never code; the one pickle is read with weights_only.
+WANTED = re.compile(r"[\w.-]+\.(safetensors|json|txt|jinja)|silence_latent\.pt", re.ASCII)
+CHUNK_BYTES = 1024**2
+TIMEOUT_SECONDS = 30.0
+RETRIES = 5  # in a row without a byte arriving
+REQUIRED = {  # said when the hub cannot be asked
+    "dit": "config.json, model.safetensors (or its parts and their index) and silence_latent.pt",
+    "vae": "config.json and diffusion_pytorch_model.safetensors",
+    "text_encoder": "config.json, model.safetensors and the tokenizer's files",
+    "lm": "config.json, model.safetensors (or its parts and their index) and the tokenizer's files",
+}
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file of a repository. `sha256` is known of large files, the git hash of all."""
+
+    path: str
+    size: int
+    sha256: str | None
+    git_sha1: str | None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A repository's files at one commit."""
+
+    commit: str
+    files: tuple[RemoteFile, ...]
+
+
+class Unreachable(Exception):
+    """The hub does not answer, or no longer. Trying again may help."""
+
+
+class Hub(Protocol):
+    """What a download needs from a hub: raises Unreachable, and DownloadError for what a
+    repetition cannot cure."""
+
+    def listing(self, repo: str, revision: str) -> Listing: ...
+
+    def cached(self, repo: str, commit: str, path: str) -> Path | None:
+        """The file, when another program has fetched that commit of it already."""
+        ...
+
+    def chunks(self, repo: str, commit: str, path: str, start: int) -> Iterator[bytes]:
+        """The file's bytes from `start` on."""
+        ...
+
+
+@dataclass(frozen=True)
+class PlannedFile:
+    """One file to have. `present` bytes are in the folder already, whole or as a part."""
+
+    remote: RemoteFile
+    target: Path
+    present: int
+    cached: Path | None
+
+    @property
+    def part(self) -> Path:
+        return self.target.with_name(self.target.name + ".part")
+
+
+@dataclass(frozen=True)
+class PlannedModel:
+    """One folder to have. `commit` is what the revision means; `pinned` is whether the catalogue
+    named that very commit."""
+
+    name: str
+    kind: Kind
+    repo: str
+    subfolder: str
+    commit: str
+    pinned: bool
+    folder: Path
+    files: tuple[PlannedFile, ...]
+
+
+@dataclass(frozen=True)
+class DownloadPlan:
+    """A model and the companions it lacks: what would be fetched, and whether it fits.
+
+    Attributes:
+        free: bytes free on the disk of the target folder.
+    """
+
+    name: str
+    folder: Path
+    models: tuple[PlannedModel, ...]
+    free: int
+
+    @property
+    def files(self) -> tuple[PlannedFile, ...]:
+        return tuple(file for model in self.models for file in model.files)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.remote.size for file in self.files)
+
+    @property
+    def present(self) -> int:
+        """Bytes of them that are in their folders already."""
+        return sum(file.present for file in self.files)
+
+    @property
+    def cached(self) -> int:
+        """Bytes of them that will be copied from the Hugging Face cache."""
+        missing = (file for file in self.files if file.cached and not file.present)
+        return sum(file.remote.size for file in missing)
+
+    @property
+    def missing(self) -> int:
+        """Bytes that the disk must still take."""
+        return self.size - self.present
+
+
+@dataclass(frozen=True)
+class DownloadProgress:
+    """`done` of `total` bytes of the whole plan; `file` is the one being fetched or checked."""
+
+    file: str
+    done: int
+    total: int
+
+
+def plan(name: str, places: Checkpoints, hub: Hub | None = None) -> DownloadPlan:
+    """Ask the hub what a download of `name` would fetch; a DiT's missing companions come with it.
+
+    Raises:
+        ModelMissing: nobody knows that name.
+        DownloadError: the model ships with the program, or the hub cannot be asked; then the
+            sentence says which files to put where by hand.
+    """
+    hub = hub or HuggingFace()
+    entry = places.catalogue.models.get(name)
+    if entry is None:
+        raise ModelMissing(places.missing(name))
+    if entry.repo is None:
+        raise DownloadError(f"{name} ships with the program: there is nothing to download.")
+    lacking = [n for n in places.catalogue.with_companions(name)[1:] if not _usable(places, n)]
+    models = tuple(_plan_model(n, places, hub) for n in (name, *lacking))
+    return DownloadPlan(name, places.root / name, models, _free_bytes(places.root))
+
+
+def download(
+    plan: DownloadPlan,
+    on_progress: Callable[[DownloadProgress], None] | None = None,
+    hub: Hub | None = None,
+    *,
+    retry_seconds: float = 1.0,
+) -> Path:
+    """Fetch what the plan says and check every file; files that are there are checked, too.
+
+    Interrupted, by an exception that `on_progress` raises or otherwise, it keeps what has arrived;
+    the next download of the same model goes on from there.
+
+    Args:
+        on_progress: called about once per MiB.
+        retry_seconds: pause before a lost connection is tried again.
+
+    Returns:
+        the model's folder.
+
+    Raises:
+        DownloadError: the disk is too small, the connection was lost for good, or a file is not
+            the published one.
+    """
+    if plan.missing > plan.free:
+        raise DownloadError(
+            f"There is not enough room in {plan.folder.parent}: {_gb(plan.missing)} are needed, "
+            f"{_gb(plan.free)} are free."
+        )
+    meter = _Meter(plan, on_progress)
+    fetch = _Fetch(hub or HuggingFace(), meter, retry_seconds)
+    for model in plan.models:
+        try:
+            model.folder.mkdir(parents=True, exist_ok=True)
+            records = {file.target.name: fetch(model, file) for file in model.files}
+            _write_manifest(model, records)
+        except OSError as error:
+            raise _disk_error(error, model.folder, meter) from error
+    return plan.folder
+
+
+def verify(
+    folder: Path,
+    places: Checkpoints | None = None,
+    on_progress: Callable[[DownloadProgress], None] | None = None,
+) -> list[str]:
+    """Read every file of a model again and list what is wrong with it, as sentences.
+
+    Files are compared with the hashes that the download left in the folder, or else with those in
+    the catalogue. Where neither knows a file, its header is checked.
+
+    Raises:
+        CheckpointError: the download's record is itself damaged.
+    """
+    places = places or Checkpoints()
+    entry = places.entry(folder)
+    manifest = Manifest.read(folder)
+    expected = dict(entry.sha256) if entry else {}
+    if manifest is not None:
+        expected = {name: record.sha256 for name, record in manifest.files.items()}
+    found = locate.problems(folder, places.kind(folder))
+    sizes = {n: (folder / n).stat().st_size for n in expected if (folder / n).is_file()}
+    total, done = sum(sizes.values()), 0
+    for name, digest in expected.items():
+        if name not in sizes:
+            if manifest is not None and f"{name} is missing." not in found:
+                found.append(f"{name} is missing.")
+            continue
+        hasher = hashlib.sha256()
+        for chunk in _read(folder / name):
+            hasher.update(chunk)
+            done += len(chunk)
+            if on_progress is not None:
+                on_progress(DownloadProgress(name, done, total))
+        if hasher.hexdigest() != digest:
+            found.append(f"{name} does not match its checksum. Download it again.")
+    return found
+
+
+class HuggingFace:
+    """The Hugging Face Hub, with the user's own settings: its client reads HF_TOKEN and others."""
+
+    def __init__(self, endpoint: str | None = None, cache: Path | None = None) -> None:
+        self._endpoint = endpoint
+        self._cache = cache
+
+    def listing(self, repo: str, revision: str) -> Listing:
+        from huggingface_hub import HfApi
+
+        with _explained(repo):
+            info = HfApi(endpoint=self._endpoint).model_info(
+                repo, revision=revision, files_metadata=True, timeout=TIMEOUT_SECONDS
+            )
+        files = (
+            RemoteFile(
+                path=sibling.rfilename,
+                size=sibling.size or 0,
+                sha256=sibling.lfs.sha256 if sibling.lfs else None,
+                git_sha1=None if sibling.lfs else sibling.blob_id,
+            )
+            for sibling in info.siblings or ()
+        )
+        return Listing(commit=info.sha or revision, files=tuple(files))
+
+    def cached(self, repo: str, commit: str, path: str) -> Path | None:
+        from huggingface_hub import try_to_load_from_cache
+
+        hit = try_to_load_from_cache(repo, path, cache_dir=self._cache, revision=commit)
+        return Path(hit) if isinstance(hit, str) else None
+
+    def chunks(self, repo: str, commit: str, path: str, start: int) -> Iterator[bytes]:
+        from huggingface_hub import get_session, hf_hub_url
+        from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+
+        url = hf_hub_url(repo, path, revision=commit, endpoint=self._endpoint)
+        # Compressed on the way, neither the offset nor the count of bytes would be the file's.
+        headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
+        if start:
+            headers["Range"] = f"bytes={start}-"
+        session = get_session()
+        with (
+            _explained(repo),
+            session.stream("GET", url, headers=headers, timeout=TIMEOUT_SECONDS) as response,
+        ):
+            hf_raise_for_status(response)
+            # A server may ignore the range and send the file from its beginning.
+            skip = start if response.status_code == 200 else 0
+            for chunk in response.iter_bytes(CHUNK_BYTES):
+                rest = chunk[skip:]
+                skip -= len(chunk) - len(rest)
+                if rest:
+                    yield rest
+
+
+class _Meter:
+    """Counts the bytes of a plan that are fetched and checked."""
+
+    def __init__(
+        self, plan: DownloadPlan, on_progress: Callable[[DownloadProgress], None] | None
+    ) -> None:
+        self.total = plan.size
+        self.done = 0
+        self._on_progress = on_progress
+
+    def advance(self, file: str, count: int) -> None:
+        self.done += count
+        if self._on_progress is not None:
+            self._on_progress(DownloadProgress(file, self.done, self.total))
+
+
+class _Hasher:
+    """Both of a file's hashes while its bytes pass: SHA-256, and git's for files without one."""
+
+    def __init__(self, remote: RemoteFile) -> None:
+        self._remote = remote
+        self._sha256 = hashlib.sha256()
+        self._git = hashlib.sha1(f"blob {remote.size}\0".encode(), usedforsecurity=False)
+        self.count = 0
+
+    def update(self, chunk: bytes) -> None:
+        self._sha256.update(chunk)
+        if self._remote.sha256 is None:
+            self._git.update(chunk)
+        self.count += len(chunk)
+
+    @property
+    def matches(self) -> bool:
+        if self.count != self._remote.size:
+            return False
+        if self._remote.sha256 is not None:
+            return self._sha256.hexdigest() == self._remote.sha256
+        return self._remote.git_sha1 in (None, self._git.hexdigest())
+
+    @property
+    def record(self) -> FileRecord:
+        return FileRecord(size=self.count, sha256=self._sha256.hexdigest())
+
+
+class _Fetch:
+    """Brings one file after another to its place, hashing as the bytes arrive."""
+
+    def __init__(self, hub: Hub, meter: _Meter, retry_seconds: float) -> None:
+        self._hub = hub
+        self._meter = meter
+        self._retry_seconds = retry_seconds
+
+    def __call__(self, model: PlannedModel, file: PlannedFile) -> FileRecord:
+        if file.target.is_file():
+            hasher = self._hash(file, file.target)
+            if hasher.matches:
+                return hasher.record
+            self._forget(hasher, file.target)
+        for _ in range(2):  # a part may be of another commit: then once more, from nothing
+            hasher = self._hash(file, file.part)
+            resumed = hasher.count > 0
+            self._complete(model, file, hasher)
+            if hasher.matches:
+                file.part.replace(file.target)
+                return hasher.record
+            self._forget(hasher, file.part)
+            if not resumed:
+                break
+        raise DownloadError(
+            f"{file.target.name} does not match its checksum: what {model.repo} sent is not the "
+            "published file. It was thrown away; try again, or from another network."
+        )
+
+    def _hash(self, file: PlannedFile, path: Path) -> _Hasher:
+        hasher = _Hasher(file.remote)
+        if path.is_file():
+            for chunk in _read(path):
+                self._count(file, hasher, chunk)
+        return hasher
+
+    def _complete(self, model: PlannedModel, file: PlannedFile, hasher: _Hasher) -> None:
+        """Append what the part lacks, through as many connections as it takes."""
+        failures = 0
+        while hasher.count < file.remote.size:
+            before = hasher.count
+            why = "it ended early"
+            try:
+                self._append(model, file, hasher)
+            except Unreachable as error:
+                why = str(error)
+            failures = failures + 1 if hasher.count == before else 0
+            if failures > RETRIES:
+                raise DownloadError(
+                    f"Stopped at {_gb(self._meter.done)} of {_gb(self._meter.total)}: the "
+                    f"connection was lost ({why}). Run the download again to go on from there."
+                )
+            if hasher.count < file.remote.size:
+                time.sleep(self._retry_seconds)
+
+    def _append(self, model: PlannedModel, file: PlannedFile, hasher: _Hasher) -> None:
+        if file.cached is not None:
+            chunks = _read(file.cached, hasher.count)
+        else:
+            chunks = self._hub.chunks(model.repo, model.commit, file.remote.path, hasher.count)
+        with file.part.open("ab") as part:
+            for chunk in chunks:
+                part.write(chunk)
+                self._count(file, hasher, chunk)
+            part.flush()
+            os.fsync(part.fileno())
+
+    def _count(self, file: PlannedFile, hasher: _Hasher, chunk: bytes) -> None:
+        hasher.update(chunk)
+        self._meter.advance(file.target.name, len(chunk))
+
+    def _forget(self, hasher: _Hasher, path: Path) -> None:
+        path.unlink(missing_ok=True)
+        self._meter.done -= hasher.count
+
+
+def _plan_model(name: str, places: Checkpoints, hub: Hub) -> PlannedModel:
+    entry = places.catalogue.models[name]
+    folder = places.root / name
+    repo, revision = entry.repo or "", entry.revision or "main"
+    try:
+        listing = hub.listing(repo, revision)
+    except Unreachable as error:
+        raise DownloadError(_by_hand(name, entry, folder, error)) from error
+    files = []
+    for remote in listing.files:
+        where, _, file_name = remote.path.rpartition("/")
+        if where == entry.subfolder and WANTED.fullmatch(file_name):
+            digest = entry.sha256.get(file_name, remote.sha256)
+            known = RemoteFile(remote.path, remote.size, digest, remote.git_sha1)
+            cached = hub.cached(repo, listing.commit, remote.path)
+            target = folder / file_name
+            files.append(PlannedFile(known, target, _present(target, remote.size), cached))
+    if not any(file.target.suffix == ".safetensors" for file in files):
+        raise DownloadError(f"{repo} holds no safetensors weights for {name}.")
+    return PlannedModel(
+        name=name,
+        kind=entry.kind,
+        repo=repo,
+        subfolder=entry.subfolder,
+        commit=listing.commit,
+        pinned=listing.commit == entry.revision,
+        folder=folder,
+        files=tuple(files),
+    )
+
+
+def _by_hand(name: str, entry: Entry, folder: Path, error: Unreachable) -> str:
+    source = "/".join(part for part in (entry.repo, entry.subfolder) if part)
+    return (
+        f"The Hugging Face Hub cannot be reached ({error}). Put {REQUIRED[entry.kind]} of {source} "
+        f"(commit {entry.revision}) into {folder}, or run `acestep models download {name}` on a "
+        f"connected computer and copy the folder."
+    )
+
+
+def _present(target: Path, size: int) -> int:
+    """Bytes of a file that are in its folder; of a file of another size none will be kept."""
+    part = target.with_name(target.name + ".part")
+    if target.is_file():
+        return size if target.stat().st_size == size else 0
+    return min(part.stat().st_size, size) if part.is_file() else 0
+
+
+def _usable(places: Checkpoints, name: str) -> bool:
+    try:
+        return places.resolve(name).is_dir()
+    except (ModelMissing, CheckpointError):
+        return False
+
+
+def _write_manifest(model: PlannedModel, records: dict[str, FileRecord]) -> None:
+    if wrong := locate.problems(model.folder, model.kind):
+        raise DownloadError(f"{model.folder} arrived, but cannot be used: {wrong[0]}")
+    manifest = Manifest(
+        name=model.name,
+        repo=model.repo,
+        subfolder=model.subfolder,
+        commit=model.commit,
+        files=records,
+    )
+    path = model.folder / locate.MANIFEST_FILE
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(json.dumps(manifest.model_dump(), indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def _read(path: Path, start: int = 0) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        file.seek(start)
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk
+
+
+def _free_bytes(folder: Path) -> int:
+    """Free bytes where `folder` is or will be."""
+    while not folder.is_dir():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def _disk_error(error: OSError, folder: Path, meter: _Meter) -> DownloadError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DownloadError(
+            f"Stopped at {_gb(meter.done)}: no space left in {folder} "
+            f"(needs {_gb(meter.total - meter.done)} more)."
+        )
+    return DownloadError(f"{folder} cannot be written ({error.strerror or error}).")
+
+
+@contextmanager
+def _explained(repo: str) -> Iterator[None]:
+    """Turn the hub client's many errors into ours."""
+    from huggingface_hub import errors
+
+    # What the client's own HTTP library raises: httpx or httpx2, depending on its version.
+    transport_error = next(b for b in errors.HfHubHTTPError.__bases__ if issubclass(b, Exception))
+    try:
+        yield
+    except errors.GatedRepoError:
+        raise DownloadError(
+            f"{repo} asks you to accept its terms: do so on https://huggingface.co/{repo}, put a "
+            "token of your account into HF_TOKEN, and try again."
+        ) from None
+    except (errors.RepositoryNotFoundError, errors.EntryNotFoundError):
+        raise DownloadError(f"{repo} is not on the hub, or is not open to you.") from None
+    except errors.RevisionNotFoundError:
+        raise DownloadError(
+            f"{repo} no longer has the commit that this program asks for."
+        ) from None
+    except errors.HfHubHTTPError as error:
+        raise Unreachable(f"the hub answered {error.response.status_code}") from error
+    except errors.OfflineModeIsEnabled:
+        raise Unreachable("HF_HUB_OFFLINE is set") from None
+    except (transport_error, OSError) as error:
+        raise Unreachable(str(error) or type(error).__name__) from error
+
+
+def _gb(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

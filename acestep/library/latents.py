@@ -1,0 +1,76 @@
+"""Latents kept beside a song, so that editing it starts from them and not from a re-encoded copy.
+
+`song.flac` has `song.safetensors`: the latents as they were rendered, the hash of the samples that
+the file holds, and which VAE they belong to. They are used only when both fit, wherever the file
+may have been copied or renamed to.
+"""
+
+import hashlib
+import struct
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from acestep.media import audio
+from acestep.media.files import write_file
+from acestep.types import Latents, Waveform
+
+SUFFIX = ".safetensors"
+_TENSOR = "latents"
+
+
+def write_latents(song: str | Path, latents: Latents, vae: str, *, overwrite: bool = False) -> None:
+    """Write the latents of a song that has just been saved.
+
+    The file is read again for its hash, since every format rounds samples in its own way.
+
+    Args:
+        latents: (1, frame, channel), fp32; the last frame may be heard in part only.
+        vae: fingerprint of the network that decodes them.
+
+    Raises:
+        AudioError: the file exists, or cannot be written.
+    """
+    waveform = audio.read(song)
+    if frames_of(waveform) != latents.shape[1]:
+        return  # a lossy format that changed the length: these latents would not fit
+    metadata = {"sha256": sample_hash(waveform[0]), "vae": vae}
+    data = save({_TENSOR: latents.contiguous().cpu()}, metadata)
+    write_file(Path(song).with_suffix(SUFFIX), data, overwrite=overwrite)
+
+
+def find_latents(song: Path, waveform: Waveform, vae: str) -> Latents | None:
+    """The latents beside a song, if they were kept; whatever does not fit is ignored."""
+    path = song.with_suffix(SUFFIX)
+    if not path.is_file():
+        return None
+    latents = _read(path, {"sha256": sample_hash(waveform[0]), "vae": vae})
+    return latents if latents is not None and latents.shape[1] == frames_of(waveform) else None
+
+
+def frames_of(waveform: Waveform) -> int:
+    """Latent frames that cover a waveform, the last one begun."""
+    return -(-waveform.shape[-1] // audio.SAMPLES_PER_FRAME)
+
+
+def sample_hash(waveform: Tensor) -> str:
+    """SHA-256 of the samples as little-endian float32: two tracks with one hash sound the same."""
+    samples = waveform.detach().cpu().contiguous().numpy().astype("<f4", copy=False)
+    return hashlib.sha256(samples.tobytes()).hexdigest()
+
+
+def _read(path: Path, expected: dict[str, str]) -> Latents | None:
+    """A foreign file of that name is no error: it is somebody else's."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if any(metadata.get(key) != value for key, value in expected.items()):
+                return None
+            latents = file.get_tensor(_TENSOR)
+    except (SafetensorError, OSError, struct.error):
+        return None
+    is_whole = latents.ndim == 3 and len(latents) == 1 and latents.dtype == torch.float32
+    return latents if is_whole and latents.isfinite().all() else None

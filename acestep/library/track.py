@@ -1,0 +1,83 @@
+"""A finished song: what the user plays, keeps and saves."""
+
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from acestep.errors import AudioError
+from acestep.library import output_paths, recipe
+from acestep.library.latents import SUFFIX, write_latents
+from acestep.library.report import EditReport
+from acestep.media import audio
+from acestep.media.audio_checks import Health
+from acestep.request import MusicRequest
+from acestep.types import Latents
+
+SIDECARS = (".json", SUFFIX)  # what `save` writes beside a song, under the song's name
+
+
+@dataclass(frozen=True)
+class Track:
+    """One take of a request, checked and brought to level.
+
+    Attributes:
+        waveform: (2, sample) float32 in [-1, 1], 48 kHz, on the CPU.
+        request: the resolved request; it and `take` make this track again.
+        seed: this take's own seed.
+        seconds: time spent per stage.
+        recipe: everything about the track but its sound, as JSON data.
+        report: what an edit did to its source; None for a new song.
+        latents: (1, frame, channel), what the song was decoded from; None when they do not begin
+            with its first sample. Saved beside the song, so that an edit of it can start there.
+    """
+
+    waveform: Tensor
+    request: MusicRequest
+    take: int
+    seed: int
+    seconds: dict[str, float]
+    health: Health
+    warnings: list[str]
+    recipe: dict[str, Any]
+    sample_rate: int = audio.SAMPLE_RATE
+    report: EditReport | None = None
+    latents: Latents | None = None
+
+    @property
+    def duration(self) -> float:
+        """Length in seconds."""
+        return self.waveform.shape[-1] / self.sample_rate
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the song with its recipe inside, and beside it recipe (`.json`) and latents.
+
+        The suffix chooses the format; where several share one (wav), the request's wins.
+
+        Raises:
+            AudioError: a file of that name exists, or cannot be written. Nothing is left behind.
+        """
+        path = Path(path)
+        for sidecar in map(path.with_suffix, SIDECARS):
+            if sidecar.exists() and not overwrite:
+                raise AudioError(f"{sidecar.name} exists already and was not overwritten.")
+        format = audio.format_of(path, self.request.format)
+        audio.write(path, self.waveform, format, recipe.pack(self.recipe), overwrite=overwrite)
+        recipe.write_sidecar(path, self.recipe, overwrite=overwrite)
+        if self.latents is not None:
+            vae = self.recipe["models"]["vae"]["fingerprint"]
+            write_latents(path, self.latents, vae, overwrite=overwrite)
+        return path
+
+    def save_in(self, folder: str | Path) -> Path:
+        """Write to `folder/<date>/NNNN_<task>_<slug>.<format>`, a name that nothing has yet.
+
+        Raises:
+            AudioError: the folder cannot be made or written to.
+        """
+        task, caption = self.recipe["request"]["task"], self.request.caption
+        return self.save(
+            output_paths.next_path(folder, task, caption, self.request.format, date.today())
+        )

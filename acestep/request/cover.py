@@ -1,0 +1,40 @@
+"""Cover: a song in another style, with its structure kept."""
+
+from typing import Literal, Self
+
+from pydantic import model_validator
+
+from acestep.errors import InvalidRequest
+from acestep.request.edit import Edit
+from acestep.request.schema import setting
+from acestep.request.values import File
+
+
+class Cover(Edit):
+    """A song in another style, with its structure kept."""
+
+    task: Literal["cover"] = "cover"
+    source_audio: File = setting(
+        ..., "source", "Source Audio", "The song to cover.",
+        missing="Choose the song to cover first.",
+    )  # fmt: skip
+    audio_cover_strength: float = setting(
+        1.0, "source", "Audio Cover Strength",
+        "The share of the steps that follow the source: high is the same song in new clothes.",
+        ge=0.0, le=1.0,
+    )  # fmt: skip
+    cover_noise_strength: float = setting(
+        0.0, "source", "Cover Noise Strength", "Starts closer to the source's own sound.",
+        ge=0.0, le=1.0,
+    )  # fmt: skip
+    quantize: bool = setting(
+        True, "source", "Quantize",
+        "Follow the source through its 5 Hz codes, which keep structure and melody. Off follows "
+        "its sound itself: very close, so choose an Audio Cover Strength of 0.2 to 0.5.",
+    )  # fmt: skip
+
+    @model_validator(mode="after")
+    def _says_what_to_become(self) -> Self:
+        if not self.caption:
+            raise InvalidRequest("caption", "Say what it should become, e.g. 'jazz trio'.")
+        return self
