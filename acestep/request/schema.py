@@ -26,17 +26,32 @@ def setting(
     *,
     unit: str = "",
     missing: str = "",
+    flags: tuple[str, ...] = (),
+    metavar: str = "",
+    widget: str = "",
+    placeholder: str = "",
+    lines: int = 1,
+    recorded: bool = False,
     **bounds: Any,
 ) -> Any:
-    """A field: `group` is where the page puts it, `unit` follows its numbers, and `missing` is
-    said when a required value is left out."""
-    return Field(
-        default,
-        title=title,
-        description=description,
-        json_schema_extra={"group": group, "unit": unit, "missing": missing},
-        **bounds,
-    )
+    """A field, with all that page and command line need to know of it.
+
+    Args:
+        group: the heading it stands under, on the page and in `--help`.
+        unit: follows its numbers.
+        missing: said when a required value is left out.
+        flags: further names on the command line; the first comes before the field's own.
+        metavar: what `--help` shows for the value; empty goes by the type.
+        widget: how the page draws it, where the type alone does not say.
+        placeholder: what an empty box shows.
+        lines: height of a text box.
+        recorded: of a service's setting: it may change samples, so recipes keep it.
+    """
+    known = {
+        "group": group, "unit": unit, "missing": missing, "flags": list(flags), "metavar": metavar,
+        "widget": widget, "placeholder": placeholder, "lines": lines, "recorded": recorded,
+    }  # fmt: skip
+    return Field(default, title=title, description=description, json_schema_extra=known, **bounds)
 
 
 class Schema(BaseModel):

@@ -1,0 +1,1 @@
+"""What the doors speak to: jobs that wait, run and can be cancelled, and what runs them."""
