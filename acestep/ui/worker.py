@@ -178,7 +178,7 @@ class Worker:
         request = self._with_originals(request)
         loading = self.start()
         if (service := self.service) is not None:
-            request.resolve(service.preset, has_planner=service.has_planner)
+            request.check(service.preset, has_planner=service.has_planner)
         return self._queue(loading, partial(self._render, request))
 
     def understand(self, upload: Path) -> Run[Plan]:

@@ -176,7 +176,7 @@ class Objective:
             if task == "codes":
                 followed = hints(model, levels)
                 losses["hints"] = F.mse_loss(followed, music)
-            context = contexts.text2music(self.silence.to(music), crop, views, followed)
+            context = contexts.to_be_made(self.silence.to(music), crop, views, followed)
         states = self.condition(model, score, latents, task, crop, rng)
         if rng.random() < self.config["dropout"]:
             states = model.null_condition(states)
@@ -222,13 +222,13 @@ class Objective:
         wanted = average(latents, None if task == "text" else facts)[None, here]
         if task == "repaint":
             window = region(OUTSET, rng).to(device)
-            context = contexts.repaint(self.silence.to(wanted), latents[None, here], window, 1)
+            context = contexts.inpainted(self.silence.to(wanted), latents[None, here], window, 1)
         else:
             followed = None
             if task == "codes":
                 with torch.no_grad():
                     followed = hints(model, facts[None, start // FRAMES : here.stop // FRAMES])
-            context = contexts.text2music(self.silence.to(wanted), OUTSET, 1, followed)
+            context = contexts.to_be_made(self.silence.to(wanted), OUTSET, 1, followed)
         states = self.condition(model, score, latents, task, len(latents), rng)
         noise = torch.from_numpy(rng.standard_normal(wanted.shape, np.float32)).to(device)
         one = torch.ones(1, device=device)
@@ -242,7 +242,7 @@ class Objective:
         shift = start if rng.random() < 0.8 else int(rng.integers(PERIOD))
         silence = self.silence[:, shift % PERIOD :].to(music)
         window = region(music.shape[1], rng).to(music.device)
-        return contexts.repaint(silence, music, window, 1)
+        return contexts.inpainted(silence, music, window, 1)
 
     def condition(
         self,
