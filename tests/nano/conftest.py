@@ -4,7 +4,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from acestep.planner.vocabulary import Vocabulary
-from scripts.nano import tokenizer
+from scripts.nano.networks import tokenizer
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,395 @@
+"""Train the DiT, its condition encoder and the 5 Hz codec of the nano models.
+
+    uv run python -m scripts.nano.training.train_acestep configs/nano/acestep.toml
+
+Needs the text encoder (`train_text_encoder`) and the songs' latents (`latents`). All tasks are
+learnt at once, each with the context that the product builds for it: from text alone, from codes,
+close to a source, and a region between kept surroundings. The tokenizer learns to transcribe; the
+detokenizer has learnt before (`hints`) and goes on saying what the DiT must know of a code. Every
+song is seen in several views, at other places, times and noises, for one encoding of its prompt.
+Resumes where it was cut off.
+
+With `push` the velocity of a text is taught with a share of guidance in it (model guidance,
+arXiv:2502.12154), of which a model that samples without guidance is in need.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import NormalDist
+
+import numpy as np
+import torch
+from einops import rearrange
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from acestep import conditioning
+from acestep.diffusion import context as contexts
+from acestep.models.acestep import AceStep
+from acestep.models.codec import AudioTokenizer
+from acestep.models.config import AceStepConfig
+from acestep.models.layers import KeysValues
+from acestep.models.text_encoder import TextEncoder
+from acestep.request import Text2Music
+from scripts.nano.data import songs
+from scripts.nano.data.codes import FRAMES, LEVELS, digits, transcribe
+from scripts.nano.data.latents import BLOCK, BLOCKS, WORK, load_vae
+from scripts.nano.data.score import Score, describe
+from scripts.nano.training.detokenizer import Meaning, Means, hints
+from scripts.nano.training.trainer import Training, read_config, train, write_weights
+
+MODELS = {"acestep-v15-nano-turbo": True, "acestep-v15-nano-base": False}  # name, is turbo
+SILENCE_FRAMES = 15_000
+NORMAL = NormalDist()
+CLIPS = 3  # of a reference, as in `conditioning.reference_clips`
+NOISY, NOISIER = 2.0, 4.0  # shift of the times: what is heard is decided near the noise, and from
+# text alone everything is
+CLOCK, TURNS = 0.5, (1, 2)  # level of the silence's clock; its turns in PERIOD
+PERIOD = 10  # frames: after 400 ms every tone of `instruments` repeats
+OUTSET = 100  # frames of a first answer
+TRANSCRIBED = 0.4  # share of songs that the tokenizer learns from too
+WHOLE = {"text": 0.7, "repaint": 0.5}  # share of songs that are trained at full length
+PROMISED = 0.8  # share of songs whose prompt states a fact that could be stated
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train the nano DiT.")
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--start", type=Path, help="a folder whose weights to begin with")
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    config = read_config(arguments.config)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    network = {
+        "architectures": ["AceStepConditionGenerationModel"],
+        "model_type": "acestep",
+        **config["network"],
+    }
+    model = AceStep(AceStepConfig.from_dict(network))
+    for parameter in model.decoder.proj_out.parameters():
+        nn.init.zeros_(parameter)  # the first answer is the mean of all answers
+    if arguments.start is not None:
+        trained = load_file(arguments.start / "model.safetensors")
+        model.load_state_dict({name: value.float() for name, value in trained.items()})
+    model.to(device)
+    silence = clocked(load_vae().fold().encode(torch.zeros(1, 2, 400 * 1920))[:, 100:300])
+    text_encoder = TextEncoder.load(WORK / "acestep-nano-text-encoder", torch.float32, device)
+    library = Library(BLOCKS, config["seconds"])
+    library.grow()
+    if arguments.start is None:
+        means = Means.of(zip(library.scores, library.latents, strict=True), silence.shape[-1])
+        meaning = Meaning(model, means)
+        train(meaning, meaning.losses, Training(**config["detokenizer"]), WORK / "detokenizer")
+
+    objective = Objective(config, text_encoder, silence, library)
+    train(
+        model,
+        lambda step: objective.losses(model, np.random.default_rng(step), objective.library.grow()),
+        config["training"],
+        WORK / config["progress"],
+        validate=objective.validate,
+        export=lambda module: export(module, network, silence),
+    )
+
+
+class Library:
+    """Songs as latents and scores, [song, frame, channel]; takes blocks as they are written."""
+
+    def __init__(self, folder: Path, seconds: float) -> None:
+        self.folder, self.seconds = folder, seconds
+        self.latents: list[np.ndarray] = []
+        self.scores: list[Score] = []
+        self.held_out = np.load(folder / "held-out.npy")
+        self.held_out_scores = list(songs.scores(songs.HELD_OUT, BLOCK, seconds))
+
+    def grow(self) -> int:
+        """Read the next blocks that are there; how many songs there are."""
+        while (path := self.folder / f"{len(self.scores):05d}.npy").exists():
+            self.scores += songs.scores(songs.TRAINING + len(self.scores), BLOCK, self.seconds)
+            self.latents += list(np.load(path))
+        return len(self.scores)
+
+
+class Objective:
+    """Draws songs, tasks and times; says how wrong a network is about them."""
+
+    def __init__(
+        self, config: dict, text_encoder: TextEncoder, silence: Tensor, library: Library
+    ) -> None:
+        self.config, self.text_encoder, self.silence = config, text_encoder, silence
+        self.library = library
+
+    def losses(self, model: AceStep, rng: np.random.Generator, count: int) -> Mapping[str, Tensor]:
+        crop = int(rng.choice(self.config["crops"]))
+        totals: dict[str, list[Tensor]] = {name: [] for name in self.config["loss"]}
+        for _ in range(self.config["batch"]):
+            latents, score = self.draw(rng, count)
+            for name, value in self.song(model, latents, score, crop, rng).items():
+                totals[name].append(value)
+        for task, further in self.config["outsets"].items():
+            for _ in range(further):
+                latents, score = self.draw(rng, count)
+                totals["outset"].append(self.outset(model, latents, score, task, rng))
+        weights = self.config["loss"]
+        return {
+            n: weights[n] * torch.stack(values).mean() for n, values in totals.items() if values
+        }
+
+    def draw(self, rng: np.random.Generator, count: int) -> tuple[Tensor, Score]:
+        """One of the first `count` songs; hard ones more often than there are."""
+        scores = self.library.scores[:count]
+        wants_hard = rng.random() < self.config["hard"]
+        kind = [i for i, score in enumerate(scores) if is_hard(score) == wants_hard]
+        song = int(rng.choice(kind or range(count)))
+        return torch.from_numpy(self.library.latents[song]).float(), scores[song]
+
+    def song(
+        self, model: AceStep, latents: Tensor, score: Score, crop: int, rng: np.random.Generator
+    ) -> dict[str, Tensor]:
+        """Losses of one song."""
+        tasks, views = self.config["tasks"], self.config["views"]
+        task = str(rng.choice(list(tasks), p=list(tasks.values())))
+        device = model.null_condition_emb.device
+        if task in WHOLE and rng.random() < WHOLE[task]:
+            views, crop = 1, len(latents)
+        last = 0 if task == "text" else (len(latents) - crop) // FRAMES  # a text begins at a start
+        starts = FRAMES * rng.integers(last + 1, size=views)
+        music = torch.stack([latents[start : start + crop] for start in starts]).to(device)
+        facts = levels_of(score).to(device)
+        levels = torch.stack([facts[s // FRAMES : (s + crop) // FRAMES] for s in starts.tolist()])
+        losses: dict[str, Tensor] = {}
+
+        if task == "repaint":
+            context = torch.cat(
+                [
+                    self.repaint_context(x[None], s, rng)
+                    for x, s in zip(music, starts.tolist(), strict=True)
+                ]
+            )
+        else:
+            followed = music if task == "close" else None
+            if task == "codes":
+                followed = hints(model, levels)
+                losses["hints"] = F.mse_loss(followed, music)
+            context = contexts.text2music(self.silence.to(music), crop, views, followed)
+        states = self.condition(model, score, latents, task, crop, rng)
+        if rng.random() < self.config["dropout"]:
+            states = model.null_condition(states)
+
+        # Times evenly apart, so that every song is seen nearly clean and nearly as noise.
+        even = (rng.permutation(views) + rng.random(views)) / views
+        t = 1 / (1 + np.exp(-np.array([NORMAL.inv_cdf(min(max(x, 1e-4), 1 - 1e-4)) for x in even])))
+        shift = NOISIER if task == "text" else NOISY
+        times = torch.tensor(shift * t / (1 + (shift - 1) * t), device=device, dtype=torch.float32)
+        noise = torch.from_numpy(rng.standard_normal(music.shape, np.float32)).to(device)
+        noisy = times[:, None, None] * noise + (1 - times[:, None, None]) * music
+        conditions = [
+            KeysValues(*(heads.expand(views, -1, -1, -1) for heads in layer))
+            for layer in model.decoder.keys_values(states)
+        ]
+        velocity = model.decoder(noisy, times, times, conditions, context)
+        wanted_velocity = noise - music
+        if task == "text" and (push := self.config["push"]):
+            with torch.no_grad():
+                away = model.null_condition(states).expand(views, -1, -1)
+                unconditional = model.decoder(noisy, times, times, away, context)
+                wanted_velocity = wanted_velocity + push * (velocity - unconditional)
+        losses["flow"] = F.mse_loss(velocity, wanted_velocity)
+        if rng.random() < TRANSCRIBED:
+            losses["transcription"] = transcription(model, music[:1], levels[:1])
+        return losses
+
+    def outset(
+        self, model: AceStep, latents: Tensor, score: Score, task: str, rng: np.random.Generator
+    ) -> Tensor:
+        """How far the first answer, from noise alone, is from an average of the song.
+
+        Nothing can be said then but what a song sounds like on average: its key, its instruments
+        and, where codes or surroundings tell, its beats. Such an average shows them far more
+        clearly than the song itself does.
+        """
+        device = model.null_condition_emb.device
+        last = 0 if task == "text" else (len(latents) - OUTSET) // PERIOD
+        start = PERIOD * int(rng.integers(last + 1))
+        here = slice(start, start + OUTSET)
+        facts = levels_of(score).to(device)
+        latents = latents.to(device)
+        wanted = average(latents, None if task == "text" else facts)[None, here]
+        if task == "repaint":
+            window = region(OUTSET, rng).to(device)
+            context = contexts.repaint(self.silence.to(wanted), latents[None, here], window, 1)
+        else:
+            followed = None
+            if task == "codes":
+                with torch.no_grad():
+                    followed = hints(model, facts[None, start // FRAMES : here.stop // FRAMES])
+            context = contexts.text2music(self.silence.to(wanted), OUTSET, 1, followed)
+        states = self.condition(model, score, latents, task, len(latents), rng)
+        noise = torch.from_numpy(rng.standard_normal(wanted.shape, np.float32)).to(device)
+        one = torch.ones(1, device=device)
+        velocity = model.decoder(noise, one, one, states, context)
+        is_made = context[0, :, -1].bool()
+        return (noise - velocity - wanted)[:, is_made].square().mean()
+
+    def repaint_context(self, music: Tensor, start: int, rng: np.random.Generator) -> Tensor:
+        """A region of silence between what is kept; its clock is the song's, unless something was
+        put before the song."""
+        shift = start if rng.random() < 0.8 else int(rng.integers(PERIOD))
+        silence = self.silence[:, shift % PERIOD :].to(music)
+        window = region(music.shape[1], rng).to(music.device)
+        return contexts.repaint(silence, music, window, 1)
+
+    def condition(
+        self,
+        model: AceStep,
+        score: Score,
+        latents: Tensor,
+        task: str,
+        crop: int,
+        rng: np.random.Generator,
+    ) -> Tensor:
+        """What the DiT listens to, from the product's own prompts."""
+
+        def perhaps(fact):
+            return fact if rng.random() < PROMISED else None
+
+        request = Text2Music(
+            caption=describe(score, rng),
+            lyrics=score.lyrics,
+            vocal_language=score.language,
+            bpm=perhaps(score.bpm),
+            key_scale=perhaps(score.key_scale),
+            time_signature=perhaps(score.time_signature),
+        )
+        instruction = {
+            "codes": conditioning.FOLLOW_CODES,
+            "close": conditioning.FOLLOW_CODES,
+            "text": conditioning.FILL_MASK,
+            "repaint": conditioning.REPAINT,
+        }[task]
+        prompt = conditioning.caption_prompt(request, instruction, crop / 25)
+        text, text_mask = self.text_encoder.encode_caption(prompt)
+        lyrics, lyrics_mask = self.text_encoder.embed_lyrics(conditioning.lyrics_prompt(request))
+        frames = model.config.timbre_fix_frame
+        reference = self.silence[:, :frames]
+        if rng.random() < self.config["has_reference"]:
+            clip = frames // CLIPS
+            starts = rng.integers(len(latents) - clip, size=CLIPS)
+            reference = torch.cat([latents[s : s + clip] for s in starts])[None]
+        states, _ = model.encoder(
+            text,
+            text_mask,
+            lyrics,
+            lyrics_mask,
+            reference.to(text),
+            torch.zeros(1, dtype=torch.long, device=text.device),
+        )
+        return states
+
+    def validate(self, model: nn.Module) -> float:
+        """The flow loss on held-out songs; prints how much of each fact is transcribed rightly."""
+        assert isinstance(model, AceStep)
+        rng = np.random.default_rng(0)
+        flows: list[float] = []
+        rights: list[Tensor] = []
+        for latents, score in zip(self.library.held_out, self.library.held_out_scores, strict=True):
+            music = torch.from_numpy(latents.astype(np.float32)).to(model.null_condition_emb)
+            flows.append(self.song(model, music, score, 250, rng)["flow"].item())
+            quantizer = model.tokenizer.quantizer
+            heard = quantizer.nearest(quantizer.bound(pooled(model.tokenizer, music[None])))
+            rights.append((heard[0].cpu() == levels_of(score)).float().mean(0))
+        shares = torch.stack(rights).mean(0).tolist()
+        print("transcribed:", ", ".join(f"{share:.0%}" for share in shares), flush=True)
+        return float(np.mean(flows))
+
+
+def is_hard(score: Score) -> bool:
+    """Whether little of the sound decides much: the beats where no drum plays, and the voice."""
+    return score.kit is None or bool(score.syllables)
+
+
+def levels_of(score: Score) -> Tensor:
+    """What the codes of a score say: [code, dimension]"""
+    return torch.tensor([digits(facts) for facts in transcribe(score)])
+
+
+def average(latents: Tensor, facts: Tensor | None) -> Tensor:
+    """What is usual in a song at each of its frames: [frame, channel]
+
+    That is its mean over the clock's period; with the facts of its codes, [code, dimension], the
+    mean over the period while a chord lasts, and what beats and backbeats usually add to it.
+    """
+    frames = torch.arange(len(latents), device=latents.device)
+    cells = [frames % PERIOD]
+    if facts is not None:
+        beat, backbeat, _, row, column = facts.repeat_interleave(FRAMES, dim=0).unbind(dim=1)
+        chord = row * LEVELS[4] + column
+        cells = [
+            chord * PERIOD + frames % PERIOD,
+            *(f * FRAMES + frames % FRAMES for f in (beat, backbeat)),
+        ]
+    usual = torch.zeros_like(latents)
+    for cell in cells:
+        share = F.one_hot(cell).to(latents)
+        means = share.mT @ (latents - usual) / share.sum(dim=0)[:, None].clamp_min(1)
+        usual = usual + means[cell]
+    return usual
+
+
+def clocked(silence: Tensor) -> Tensor:
+    """The silence track: what the VAE makes of silence, and on it a clock.
+
+    The tones of the synthetic songs repeat with the clock (`instruments`). Without codes to follow
+    it tells the network which frame of the period is which, as codes do.
+    """
+    track = silence.mean(1, keepdim=True).repeat(1, SILENCE_FRAMES, 1)
+    frames = torch.arange(SILENCE_FRAMES) % PERIOD
+    angles = 2 * torch.pi / PERIOD * torch.outer(frames, torch.tensor(TURNS))
+    track[..., : 2 * len(TURNS)] += CLOCK * torch.cat([angles.cos(), angles.sin()], dim=1)
+    return track.to(torch.bfloat16).float()
+
+
+def transcription(model: AceStep, music: Tensor, levels: Tensor) -> Tensor:
+    """How far the tokenizer's coordinates are from the right levels."""
+    quantizer = model.tokenizer.quantizer
+    coordinates = quantizer.bound(pooled(model.tokenizer, music))
+    right = quantizer.coordinates(levels)
+    spacing = quantizer.coordinates(levels + 1) - right
+    wrong = (coordinates - right) / spacing  # in levels
+    return F.smooth_l1_loss(wrong, torch.zeros_like(wrong), beta=0.5)
+
+
+def region(frames: int, rng: np.random.Generator) -> Tensor:
+    """True at the frames of a part to be made anew, 15 to 75 % of the whole."""
+    length = int(frames * rng.uniform(0.15, 0.75))
+    start = int(rng.integers(frames - length + 1))
+    window = torch.zeros(frames, dtype=torch.bool)
+    window[start : start + length] = True
+    return window
+
+
+def pooled(tokenizer: AudioTokenizer, latents: Tensor) -> Tensor:
+    """One vector per five frames: what the tokenizer quantizes."""
+    groups = rearrange(latents, "b (c f) d -> (b c) f d", f=tokenizer.window)
+    states = tokenizer.attention_pooler(tokenizer.audio_acoustic_proj(groups))
+    return rearrange(states, "(b c) d -> b c d", b=len(latents))
+
+
+def export(model: nn.Module, network: dict, silence: Tensor) -> None:
+    """Both checkpoints of the published layout; they differ in what they are told to be."""
+    for name, is_turbo in MODELS.items():
+        folder = WORK / name
+        folder.mkdir(parents=True, exist_ok=True)
+        version = {"is_turbo": is_turbo, "model_version": "turbo" if is_turbo else "base"}
+        (folder / "config.json").write_text(json.dumps({**network, **version}, indent=2) + "\n")
+        write_weights(folder / "model.safetensors", model)
+        torch.save(silence.mT.contiguous(), folder / "silence_latent.pt")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,221 @@
+"""The DiT's trainer: it shows the network what the product will, and the network learns."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from acestep.models.acestep import AceStep
+from acestep.models.config import AceStepConfig
+from acestep.models.text_encoder import TextEncoder
+from scripts.nano.data import codes
+from scripts.nano.data.score import compose
+from scripts.nano.training import train_acestep
+from scripts.nano.training.detokenizer import Meaning, Means, hints
+from scripts.nano.training.train_acestep import PERIOD, Objective, average, clocked, levels_of
+from scripts.nano.training.trainer import Training, read_config, train
+
+ROOT = Path(__file__).parents[3]
+SECONDS, SONGS = 4.0, 3
+
+
+class Songs:
+    """A library of noise that belongs to scores."""
+
+    def __init__(self) -> None:
+        rng = np.random.default_rng(0)
+        self.latents = [rng.standard_normal((100, 64)).astype(np.float16) for _ in range(SONGS)]
+        self.scores = [compose(seed, SECONDS) for seed in range(SONGS)]
+
+
+@pytest.fixture(scope="module")
+def silence() -> Tensor:
+    return clocked(torch.full((1, 20, 64), 0.25))
+
+
+@pytest.fixture
+def model() -> AceStep:
+    torch.manual_seed(0)
+    network = read_config(ROOT / "configs/nano/acestep.toml")["network"]
+    small = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1, "head_dim": 16}
+    return AceStep(AceStepConfig.from_dict({**network, **small, "fsq_dim": 64}))
+
+
+def objective(silence: Tensor, task: str) -> Objective:
+    config = read_config(ROOT / "configs/nano/acestep.toml")
+    config |= {"batch": 2, "outsets": {}, "crops": [50], "tasks": {task: 1.0}}
+    encoder = TextEncoder.load(ROOT / "checkpoints/acestep-nano-text-encoder", torch.float32)
+    return Objective(config, encoder, silence, Songs())  # pyright: ignore[reportArgumentType]
+
+
+def test_the_silence_is_what_it_was_with_a_clock_on_it(silence: Tensor) -> None:
+    assert torch.equal(silence[:, PERIOD:], silence[:, :-PERIOD])
+    assert len(silence[0, :PERIOD].unique(dim=0)) == PERIOD
+    torch.testing.assert_close(silence.mean(1), torch.full((1, 64), 0.25), atol=1e-3, rtol=0)
+    assert torch.equal(silence, silence.to(torch.bfloat16).float())
+
+
+def test_hints_are_what_the_product_makes_of_codes(model: AceStep) -> None:
+    wanted = torch.tensor([codes.codes(compose(seed, SECONDS)) for seed in range(2)])
+    quantizer = model.tokenizer.quantizer
+    expected = model.detokenizer(quantizer.decode(wanted))
+    torch.testing.assert_close(hints(model, quantizer.unfold(wanted)), expected)
+
+
+def test_the_detokenizer_learns_the_mean_of_what_a_code_was_written_for(
+    model: AceStep, tmp_path: Path
+) -> None:
+    score = compose(1, SECONDS)
+    rng = np.random.default_rng(0)
+    pairs = [(score, rng.standard_normal((100, 64))) for _ in range(2)]
+    means = Means.of(pairs, 64)
+    code = codes.codes(score)[3]
+    places = [i for i, other in enumerate(codes.codes(score)) if other == code]
+    frames = [song[5 * i : 5 * i + 5] for _, song in pairs for i in places]
+    (row,) = (means.codes == code).nonzero().flatten().tolist()
+    np.testing.assert_allclose(means.latents[row], np.mean(frames, axis=0), atol=1e-5)
+    assert means.counts[row] == len(frames)
+
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    meaning = Meaning(model, means)
+    seen: list[float] = []
+
+    def loss_of(step: int) -> dict[str, Tensor]:
+        found = meaning.losses(step)
+        seen.append(float(found["means"].detach()))
+        return found
+
+    train(meaning, loss_of, Training(minutes=10, learning_rate=1e-2, steps=40), tmp_path)
+    assert seen[-1] < 0.5 * seen[0]
+    moved = {name for name, weight in model.state_dict().items() if not weight.equal(before[name])}
+    assert moved and all("detokenizer" in n or "project_out" in n for n in moved)
+
+
+@pytest.mark.parametrize("task", ["codes", "text", "repaint", "close"])
+def test_each_task_is_shown_the_products_context(
+    model: AceStep, silence: Tensor, task: str
+) -> None:
+    seen: list[tuple[Tensor, ...]] = []
+    model.decoder.register_forward_pre_hook(lambda _, given: seen.append(given))
+    lessons = objective(silence, task)
+    found = lessons.losses(model, np.random.default_rng(1), SONGS)
+    assert all(torch.isfinite(value) for value in found.values())
+    assert ("hints" in found) == (task == "codes")
+    songs = [torch.from_numpy(x.astype(np.float32)) for x in lessons.library.latents]
+    for noisy, t, r, _, context in seen:
+        assert torch.equal(t, r) and ((t > 0) & (t < 1)).all()
+        frames = noisy.shape[1]
+        source, mask = context.chunk(2, dim=-1)
+        if task == "text":
+            assert torch.equal(source, silence[:, :frames].expand_as(source)) and mask.all()
+        elif task == "close":
+            places = [song.unfold(0, frames, 1).mT for song in songs]
+            assert all(any((p == view).all((1, 2)).any() for p in places) for view in source)
+        elif task == "repaint":
+            inside = mask[..., 0].bool()
+            assert 0 < inside.sum() < inside.numel()
+            clocks = [silence[0, shift : shift + frames] for shift in range(PERIOD)]
+            for view, window in zip(source, inside, strict=True):
+                assert any(torch.equal(view[window], clock[window]) for clock in clocks)
+
+
+def test_the_loss_falls(model: AceStep, silence: Tensor, tmp_path: Path) -> None:
+    lessons = objective(silence, "codes")
+    seen: list[float] = []
+
+    def loss_of(step: int) -> dict[str, Tensor]:
+        found = dict(lessons.losses(model, np.random.default_rng(step), 1))
+        seen.append(float(found["hints"].detach()))
+        return found
+
+    train(model, loss_of, Training(minutes=10, learning_rate=3e-3, steps=25), tmp_path)
+    assert sum(seen[-5:]) < 0.95 * sum(seen[:5])
+
+
+def test_both_models_are_written_with_the_clock(
+    model: AceStep, silence: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_acestep, "WORK", tmp_path)
+    train_acestep.export(model, {"model_type": "acestep"}, silence)
+    for name in train_acestep.MODELS:
+        stored = torch.load(tmp_path / name / "silence_latent.pt", weights_only=True)
+        assert torch.equal(stored, silence.mT)
+
+
+def test_an_average_is_the_mean_of_a_period_and_knows_when_a_chord_changes() -> None:
+    score = compose(1, SECONDS)
+    facts = levels_of(score)
+    song = torch.randn(100, 64, generator=torch.Generator().manual_seed(1))
+    means = torch.stack([song[phase::PERIOD].mean(0) for phase in range(PERIOD)])
+    torch.testing.assert_close(average(song, None), means.repeat(100 // PERIOD, 1))
+    # A song whose frames say nothing but chord and place in the period is its own average.
+    levels = facts.repeat_interleave(codes.FRAMES, dim=0)
+    chord = levels[:, 3] * codes.LEVELS[4] + levels[:, 4]
+    assert len(chord.unique()) > 1
+    plain = torch.stack([chord, torch.arange(100) % PERIOD, chord * 0], dim=1).float()
+    torch.testing.assert_close(average(plain, facts), plain)
+    assert not torch.allclose(average(plain, None), plain)
+
+
+@pytest.mark.parametrize("task", ["text", "codes", "repaint"])
+def test_the_first_answer_is_judged_by_an_average_of_the_song(
+    model: AceStep, silence: Tensor, task: str
+) -> None:
+    seen: list[tuple[Tensor, ...]] = []
+
+    def see(_: nn.Module, given: tuple[Tensor, ...], answer: Tensor) -> None:
+        seen.append((*given, answer))
+
+    model.decoder.register_forward_hook(see)
+    lessons = objective(silence, task)
+    score = lessons.library.scores[0]
+    song = torch.from_numpy(lessons.library.latents[0].astype(np.float32))
+    facts = levels_of(score)
+    found = lessons.outset(model, song, score, task, np.random.default_rng(1))
+    ((noise, t, _, _, context, velocity),) = seen
+    assert t.tolist() == [1.0]
+    source, mask = context.chunk(2, dim=-1)
+    inside = mask[0, :, 0].bool()
+    assert inside.all() == (task != "repaint")
+    if task == "repaint":
+        assert torch.equal(source[0, ~inside], song[~inside])
+    expected = hints(model, facts[None]) if task == "codes" else silence[:, : len(song)]
+    assert torch.equal(source[:, inside], expected[:, inside])
+    wanted = average(song, None if task == "text" else facts)
+    error = (noise - velocity - wanted)[:, inside].square().mean()
+    torch.testing.assert_close(found, error)
+
+
+def test_hard_songs_are_drawn_as_often_as_asked(silence: Tensor) -> None:
+    lessons = objective(silence, "codes")
+    lessons.config["hard"] = 0.5
+    kinds = [(True, False), (False, False), (True, True)]  # has drums, has a voice
+    scores = [compose(1, SECONDS, drums=drums, voice=voice) for drums, voice in kinds]
+    lessons.library.scores = scores
+    rng = np.random.default_rng(0)
+    drawn = [scores.index(lessons.draw(rng, SONGS)[1]) for _ in range(300)]
+    assert 130 < drawn.count(0) < 170 and min(drawn.count(1), drawn.count(2)) > 50
+    assert all(lessons.draw(rng, 1)[1] is scores[0] for _ in range(9))
+
+
+def test_a_push_is_a_share_of_guidance_in_what_is_taught(model: AceStep, silence: Tensor) -> None:
+    seen: list[tuple[Tensor, ...]] = []
+
+    def see(_: nn.Module, given: tuple[Tensor, ...], answer: Tensor) -> None:
+        seen.append((given[0], given[1], answer))
+
+    model.decoder.register_forward_hook(see)
+    lessons = objective(silence, "text")
+    lessons.config["push"], lessons.config["dropout"] = 0.4, 0.0
+    song = torch.from_numpy(lessons.library.latents[0].astype(np.float32))
+    found = lessons.song(model, song, lessons.library.scores[0], 100, np.random.default_rng(3))
+    (noisy, t, conditional), (_, _, unconditional) = seen
+    times = t[:, None, None]
+    music = song[: noisy.shape[1]]
+    noise = (noisy - (1 - times) * music) / times
+    wanted = noise - music + 0.4 * (conditional - unconditional)
+    torch.testing.assert_close(
+        found["flow"], (conditional - wanted).square().mean(), rtol=1e-3, atol=1e-3
+    )
