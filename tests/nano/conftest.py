@@ -8,11 +8,11 @@ from scripts.nano.networks import tokenizer
 
 
 @pytest.fixture(scope="session")
-def words() -> Tokenizer:
+def shared_tokenizer() -> Tokenizer:
     """Tokens learnt from a few songs."""
     return tokenizer.make(songs=40)
 
 
 @pytest.fixture(scope="session")
-def vocabulary(words: Tokenizer) -> Vocabulary:
-    return Vocabulary(tokenizer.with_audio_codes(words))
+def vocabulary(shared_tokenizer: Tokenizer) -> Vocabulary:
+    return Vocabulary(tokenizer.with_audio_codes(shared_tokenizer))

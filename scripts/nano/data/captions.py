@@ -10,7 +10,7 @@ import numpy as np
 
 from acestep.request import Text2Music
 from scripts.nano.data.genres import GENRES
-from scripts.nano.data.lexicon import WORDS, choose
+from scripts.nano.data.lexicon import LYRIC_WORDS, choose
 from scripts.nano.data.score import Score, describe
 
 FLATS = {"C#": "Db", "Eb": "D#", "F#": "Gb", "Ab": "G#", "Bb": "A#"}
@@ -39,7 +39,7 @@ STRANGE_WORDS = (
 ).split()
 
 
-class Wording(NamedTuple):
+class Captions(NamedTuple):
     """One song in words.
 
     Attributes:
@@ -55,8 +55,8 @@ class Wording(NamedTuple):
     key_scale: str
 
 
-def word(score: Score, rng: np.random.Generator) -> Wording:
-    """One of the wordings of a score."""
+def write_captions(score: Score, rng: np.random.Generator) -> Captions:
+    """One of the ways in which a score may be asked for."""
     key_scale = _respelled(score.key_scale, rng) if rng.random() < 0.25 else score.key_scale
     detailed = describe(score, rng).replace(score.key_scale, key_scale)
     if rng.random() < 0.2:
@@ -65,23 +65,23 @@ def word(score: Score, rng: np.random.Generator) -> Wording:
         detailed = _with_strange_words(detailed, rng)
     caption = detailed if rng.random() < 0.5 else _shortened(detailed, rng)
     lyrics = score.lyrics if score.language == "unknown" else _habits(score.lyrics, rng)
-    return Wording(_spelled(caption, score.bpm, rng), detailed, lyrics, key_scale)
+    return Captions(_spelled(caption, score.bpm, rng), detailed, lyrics, key_scale)
 
 
-def request(score: Score, rng: np.random.Generator) -> Text2Music:
+def request_for(score: Score, rng: np.random.Generator) -> Text2Music:
     """A request for the score in which everything is known, as the DiT's prompts are made from.
 
     Bpm, key and time signature are left out now and then, each by itself: nobody fills them in
     when there is no planner.
     """
-    wording = word(score, rng)
+    captions = write_captions(score, rng)
     given = rng.random(3) < 0.85
     return Text2Music(
-        caption=wording.caption if rng.random() < 0.5 else wording.detailed,
-        lyrics=wording.lyrics,
+        caption=captions.caption if rng.random() < 0.5 else captions.detailed,
+        lyrics=captions.lyrics,
         vocal_language=score.language,
         bpm=score.bpm if given[0] else None,
-        key_scale=wording.key_scale if given[1] else None,
+        key_scale=captions.key_scale if given[1] else None,
         time_signature=score.time_signature if given[2] else None,
         duration=score.duration,
     )
@@ -125,7 +125,7 @@ def strange_word(rng: np.random.Generator) -> str:
     """A word that says nothing about a score, or pieces of two that nobody knows."""
     if rng.random() < 0.7:
         return choose(rng, STRANGE_WORDS)
-    first, second = choose(rng, WORDS), choose(rng, STRANGE_WORDS)
+    first, second = choose(rng, LYRIC_WORDS), choose(rng, STRANGE_WORDS)
     return first[: rng.integers(1, len(first) + 1)] + second[rng.integers(len(second)) :]
 
 

@@ -13,7 +13,7 @@ from acestep.planner import prompt as prompts
 from acestep.planner.plan import codes_to_text, field_lines, to_text
 from acestep.planner.vocabulary import END
 from acestep.request import INSTRUMENTAL, KEY_SCALES, LANGUAGES, Plan, Text2Music
-from scripts.nano.data.captions import Wording, strange_word, word
+from scripts.nano.data.captions import Captions, strange_word, write_captions
 from scripts.nano.data.codes import codes
 from scripts.nano.data.genres import GENRES
 from scripts.nano.data.lexicon import choose
@@ -52,24 +52,24 @@ def lesson(seed: int, kind: str | None = None) -> Lesson:
     rng = np.random.default_rng([seed, 2])
     is_sung = True if rng.random() < SUNG else None
     score = compose(seed, _duration(rng), voice=is_sung)
-    wording = word(score, rng)
+    captions = write_captions(score, rng)
     drawn = str(rng.choice(list(KINDS), p=list(KINDS.values())))
-    return _LESSONS[kind or drawn](score, wording, rng)
+    return _LESSONS[kind or drawn](score, captions, rng)
 
 
-def asked(score: Score, wording: Wording, rng: np.random.Generator) -> Text2Music:
+def asked(score: Score, captions: Captions, rng: np.random.Generator) -> Text2Music:
     """The request: a caption and lyrics; sometimes lyrics alone."""
     is_bare = score.language != "unknown" and rng.random() < 0.03
-    return Text2Music(caption="" if is_bare else wording.caption, lyrics=wording.lyrics)
+    return Text2Music(caption="" if is_bare else captions.caption, lyrics=captions.lyrics)
 
 
-def planned(score: Score, wording: Wording, language: str | None = None) -> Plan:
+def planned(score: Score, captions: Captions, language: str | None = None) -> Plan:
     """The metadata that the planner should write."""
     return Plan(
-        caption=wording.detailed,
+        caption=captions.detailed,
         bpm=score.bpm,
         duration=score.duration,
-        key_scale=wording.key_scale,
+        key_scale=captions.key_scale,
         time_signature=score.time_signature,
         vocal_language=language or score.language,
     )
@@ -82,41 +82,41 @@ def describing(plan: Plan, genres: str, lyrics: str) -> str:
     return f"<think>\n{block}\n</think>\n# Lyric\n{lyrics}\n{END}"
 
 
-def _song(score: Score, wording: Wording, rng: np.random.Generator) -> Lesson:
+def _song(score: Score, captions: Captions, rng: np.random.Generator) -> Lesson:
     """Both phases in one text: the second prompt is the first one and what was written to it."""
     # The lyrics are English by their sounds, whatever language the user says they are in.
     is_foreign = score.language != "unknown" and rng.random() < 0.05
     language = LANGUAGES[rng.integers(len(LANGUAGES))] if is_foreign else None
-    request = asked(score, wording, rng)
+    request = asked(score, captions, rng)
     opening = prompts.metadata_prompt(request).conditional
-    whole = prompts.codes_prompt(request, planned(score, wording, language)).conditional
+    whole = prompts.codes_prompt(request, planned(score, captions, language)).conditional
     assert whole.startswith(opening)
     return Lesson(opening, whole.removeprefix(opening) + _codes(score))
 
 
-def _song_codes(score: Score, wording: Wording, rng: np.random.Generator) -> Lesson:
+def _song_codes(score: Score, captions: Captions, rng: np.random.Generator) -> Lesson:
     """The second phase alone."""
-    return _coded(score, asked(score, wording, rng), planned(score, wording))
+    return _coded(score, asked(score, captions, rng), planned(score, captions))
 
 
-def _metadata(score: Score, wording: Wording, rng: np.random.Generator) -> Lesson:
+def _metadata(score: Score, captions: Captions, rng: np.random.Generator) -> Lesson:
     """The first phase alone."""
-    return _thought(asked(score, wording, rng), planned(score, wording))
+    return _thought(asked(score, captions, rng), planned(score, captions))
 
 
-def _strange_metadata(score: Score, wording: Wording, rng: np.random.Generator) -> Lesson:
+def _strange_metadata(score: Score, captions: Captions, rng: np.random.Generator) -> Lesson:
     """A caption that no score could be written for: nothing to know, everything to copy."""
     bpm, key_scale = int(rng.integers(30, 301)), choose(rng, KEY_SCALES)
     words = [strange_word(rng) for _ in range(rng.integers(2, 16))]
     for fact in (f"{bpm} bpm", f"in {key_scale}"):
         words.insert(int(rng.integers(len(words) + 1)), fact)
     caption = ", ".join(words)
-    strange = wording._replace(caption=caption, detailed=caption, key_scale=key_scale)
+    strange = captions._replace(caption=caption, detailed=caption, key_scale=key_scale)
     plan = planned(score, strange).model_copy(update={"bpm": bpm})
     return _thought(asked(score, strange, rng), plan)
 
 
-def _codes_given_another_plan(score: Score, wording: Wording, rng: np.random.Generator) -> Lesson:
+def _codes_given_another_plan(score: Score, captions: Captions, rng: np.random.Generator) -> Lesson:
     """The user's values stand in the block, even where the caption says otherwise."""
     other = compose(
         int(rng.integers(2**32)),
@@ -125,24 +125,26 @@ def _codes_given_another_plan(score: Score, wording: Wording, rng: np.random.Gen
         drums=score.kit is not None,
         voice=bool(score.syllables),
     )
-    chosen = word(other, rng)._replace(caption=wording.caption, detailed=wording.detailed)
+    chosen = write_captions(other, rng)._replace(
+        caption=captions.caption, detailed=captions.detailed
+    )
     return _coded(other, asked(other, chosen, rng), planned(other, chosen))
 
 
-def _understand(score: Score, wording: Wording, rng: np.random.Generator) -> Lesson:
+def _understand(score: Score, captions: Captions, rng: np.random.Generator) -> Lesson:
     heard = () if rng.random() < 0.1 else codes(score)
-    return Lesson(prompts.understand_prompt(heard), _description(score, wording))
+    return Lesson(prompts.understand_prompt(heard), _description(score, captions))
 
 
-def _create(score: Score, wording: Wording, rng: np.random.Generator) -> Lesson:
-    idea = "" if rng.random() < 0.1 else wording.caption
+def _create(score: Score, captions: Captions, rng: np.random.Generator) -> Lesson:
+    idea = "" if rng.random() < 0.1 else captions.caption
     prompt = prompts.create_prompt(idea, instrumental=score.lyrics == INSTRUMENTAL)
-    return Lesson(prompt, _description(score, wording))
+    return Lesson(prompt, _description(score, captions))
 
 
-def _format(score: Score, wording: Wording, rng: np.random.Generator) -> Lesson:
-    caption = "" if rng.random() < 0.05 else wording.caption
-    return Lesson(prompts.format_prompt(caption, wording.lyrics), _description(score, wording))
+def _format(score: Score, captions: Captions, rng: np.random.Generator) -> Lesson:
+    caption = "" if rng.random() < 0.05 else captions.caption
+    return Lesson(prompts.format_prompt(caption, captions.lyrics), _description(score, captions))
 
 
 _LESSONS = {
@@ -177,5 +179,5 @@ def _codes(score: Score) -> str:
     return codes_to_text(codes(score)) + END
 
 
-def _description(score: Score, wording: Wording) -> str:
-    return describing(planned(score, wording), GENRES[score.genre].names[0], score.lyrics)
+def _description(score: Score, captions: Captions) -> str:
+    return describing(planned(score, captions), GENRES[score.genre].names[0], score.lyrics)

@@ -1,4 +1,4 @@
-"""The words of the synthetic songs: lyrics with countable syllables, captions in varied wording."""
+"""The words of the synthetic songs: lyrics with countable syllables, captions of many forms."""
 
 import re
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ PACES = {84: ("slow", "downtempo"), 116: ("mid-tempo", "moderate"), 139: ("upbea
 METRES = {2: "2/4", 3: "waltz in 3/4", 6: "6/8"}
 FAST = ("fast", "high tempo", "energetic tempo")
 
-WORDS = (
+LYRIC_WORDS = (
     "moon light star night rain fall dream away tonight home heart fire sky blue ocean river "
     "summer shadow city follow feel me you stay go time slow dance free hold on morning open "
     "road sing soul golden memory never ever silver flower kiss day sun love life world wind "
@@ -88,7 +88,7 @@ def lyric_line(rng: np.random.Generator, count: int) -> str:
     """A line of exactly `count` syllables."""
     line: list[str] = []
     while missing := count - len(syllables(" ".join(line))):
-        word = choose(rng, WORDS)
+        word = choose(rng, LYRIC_WORDS)
         if len(syllables(word)) <= missing and word not in line[-1:]:
             line.append(word)
     return " ".join(line)
@@ -102,7 +102,7 @@ def pace(bpm: int) -> tuple[str, ...]:
     return next((words for limit, words in PACES.items() if bpm < limit), FAST)
 
 
-def caption(
+def write_caption(
     rng: np.random.Generator,
     *,
     names: Sequence[str],

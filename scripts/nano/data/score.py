@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from scripts.nano.data import lexicon as words
+from scripts.nano.data import lexicon
 from scripts.nano.data.genres import GENRES, PATTERNS, TEMPI, Genre
 from scripts.nano.data.lexicon import choose
 
@@ -141,7 +141,7 @@ def compose(
 def describe(score: Score, rng: np.random.Generator) -> str:
     """A caption that is true of the score."""
     style = GENRES[score.genre]
-    return words.caption(
+    return lexicon.write_caption(
         rng,
         names=style.names,
         moods=style.moods,
@@ -345,13 +345,13 @@ class _Writer:
         section = "Verse"
         for line in range(count):
             sung = int(self.rng.integers(2, slots + 1))
-            text = words.lyric_line(self.rng, sung)
+            text = lexicon.lyric_line(self.rng, sung)
             if line % 4 == 0:
                 section = "Verse" if line % 8 == 0 else "Chorus"
                 written.append(f"[{section}]")
             written.append(text)
             bar = (first + line) * length
-            for i, syllable in enumerate(words.syllables(text)):
+            for i, syllable in enumerate(lexicon.syllables(text)):
                 step = i * slot
                 at = bar + int(step // self.steps)
                 position = min(max(position + int(self.rng.integers(-2, 3)), 0), len(ladder) - 1)

@@ -17,8 +17,7 @@ from acestep.planner import prompt as prompts
 from acestep.planner.plan import to_text
 from acestep.request import KEY_SCALES, SECTION_TAGS, Plan
 from scripts.make_tiny import train_tokenizer, with_codes
-from scripts.nano.data import captions as wording
-from scripts.nano.data import codes
+from scripts.nano.data import captions, codes
 from scripts.nano.data.score import compose
 
 SIZE = 1600  # of the byte pairs; control tokens and codes come on top
@@ -49,7 +48,7 @@ def _texts(songs: int) -> Iterator[str]:
     for seed in range(FIRST_SEED, FIRST_SEED + songs):
         rng = np.random.default_rng(seed)
         score = compose(seed)
-        request = wording.request(score, rng)
+        request = captions.request_for(score, rng)
         instruction = (conditioning.FILL_MASK, conditioning.FOLLOW_CODES, conditioning.REPAINT)
         yield conditioning.caption_prompt(request, instruction[seed % 3], score.duration)
         yield conditioning.lyrics_prompt(request)

@@ -150,7 +150,7 @@ def collate(encoded: Sequence[Encoded], longest: int) -> Batch:
 
 
 def losses(model: Qwen3, batch: Batch, first_code: int, text_weight: float) -> dict[str, Tensor]:
-    """Cross-entropy of the answers: codes, words, the deciding ones once more, and what guidance
+    """Cross-entropy of the answers: codes, text, the deciding ones once more, and what guidance
     makes of them."""
     with parametrize.cached():
         states = model(batch.ids[:, :-1])
@@ -242,10 +242,10 @@ def main() -> None:
     config = read_config(arguments.config)
     start: Path | None = arguments.start
     if start is None:
-        words = tokenizer.with_audio_codes(tokenizer.read_or_make(Path(config["tokenizer"])))
+        tokens = tokenizer.with_audio_codes(tokenizer.read_or_make(Path(config["tokenizer"])))
     else:
-        words = read_tokenizer(start / TOKENIZER_FILE)
-    vocabulary = Vocabulary(words)
+        tokens = read_tokenizer(start / TOKENIZER_FILE)
+    vocabulary = Vocabulary(tokens)
     network, folder, weight = config["network"], Path(config["folder"]), config["text_weight"]
     model = build(network, vocabulary, config["seed"])
     if start is not None:
@@ -266,7 +266,7 @@ def main() -> None:
 
     def export(model: nn.Module) -> None:
         assert isinstance(model, Qwen3)
-        qwen3.write(folder, network, words, plain(model))
+        qwen3.write(folder, network, tokens, plain(model))
 
     train(
         model,

@@ -3,9 +3,9 @@
     uv run python -m scripts.nano.training.train_text_encoder configs/nano/text_encoder.toml
 
 It reads the exact prompts of the DiT and answers questions about the score from the mean of its
-token states: genre, instruments, drums, tempo, key, metre, and which words there were. The heads
-that answer are thrown away; what they needed stays in the states. Lyrics reach the DiT as embedding
-rows alone, so the rows learn what is sung: a line's syllables are the sum over its tokens.
+token states: genre, instruments, drums, tempo, key, metre, and which tokens its caption has. The
+heads that answer are thrown away; what they needed stays in the states. Lyrics reach the DiT as
+embedding rows alone, so the rows learn what is sung: a line has the syllables of its tokens.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from acestep.models.qwen3 import Qwen3
 from acestep.request import INSTRUMENTAL, MusicRequest
 from acestep.types import TokenIds, TokenMask
 from scripts.make_tiny import with_end
-from scripts.nano.data import captions as wording
+from scripts.nano.data import captions
 from scripts.nano.data.genres import GENRES
 from scripts.nano.data.lexicon import DRUM_WORDS, INSTRUMENT_WORDS, choose, syllables
 from scripts.nano.data.score import Score, compose
@@ -51,7 +51,8 @@ QUESTIONS = {
     "key": 24,
     "metre": len(METRES),
 }
-WEIGHTS = {"instruments": 5.0, "words": 20.0, "syllables": 0.2}  # to the size of the others
+# They bring these losses to the size of the others.
+WEIGHTS = {"instruments": 5.0, "caption_tokens": 20.0, "syllables": 0.2}
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Batch:
     Attributes:
         choices: question → the right answer's index.
         instruments: 1 for those that play.
-        words: 1 for the tokens of the prompt's caption.
+        caption_tokens: 1 for the tokens of the prompt's caption.
         sung: how often each consonant and each vowel is sung.
     """
 
@@ -71,14 +72,14 @@ class Batch:
     is_lyrics: TokenMask
     choices: Mapping[str, Int[Tensor, " batch"]]
     instruments: Float[Tensor, "batch instrument"]
-    words: Float[Tensor, "batch token"]
+    caption_tokens: Float[Tensor, "batch token"]
     sung: Float[Tensor, "batch sound"]
 
 
 class Answers(NamedTuple):
     choices: dict[str, Float[Tensor, "batch choice"]]
     instruments: Float[Tensor, "batch instrument"]
-    words: Float[Tensor, "batch token"]
+    caption_tokens: Float[Tensor, "batch token"]
     sung: Float[Tensor, "batch sound"]
 
 
@@ -91,7 +92,7 @@ class Reader(nn.Module):
         width = encoder.config.hidden_size
         self.choices = nn.ModuleDict({q: nn.Linear(width, n) for q, n in QUESTIONS.items()})
         self.instruments = nn.Linear(width, len(INSTRUMENT_WORDS))
-        self.words = nn.Linear(width, encoder.config.vocab_size)
+        self.caption_tokens = nn.Linear(width, encoder.config.vocab_size)
         self.sounds = nn.Linear(width, len(CONSONANTS) + len(VOWELS), bias=False)
 
     def forward(self, batch: Batch) -> Answers:
@@ -101,39 +102,39 @@ class Reader(nn.Module):
         return Answers(
             {question: head(mean) for question, head in self.choices.items()},
             self.instruments(mean),
-            self.words(mean),
+            self.caption_tokens(mean),
             self.sounds(rows).sum(dim=1),
         )
 
 
 class Songs:
-    """Endless batches: some new scores, each in several wordings."""
+    """Endless batches: some new scores, each under several captions."""
 
-    def __init__(self, tokens: Tokenizer, batch: int, wordings: int) -> None:
-        self.tokens, self.batch, self.wordings = tokens, batch, wordings
+    def __init__(self, tokens: Tokenizer, batch: int, captions_per_score: int) -> None:
+        self.tokens, self.batch, self.captions_per_score = tokens, batch, captions_per_score
 
     @classmethod
     def of(cls, tokens: Tokenizer, config: Mapping[str, Any]) -> Self:
-        return cls(tokens, config["batch"], config["wordings"])
+        return cls(tokens, config["batch"], config["captions_per_score"])
 
     def __call__(self, number: int, first: int = TRAINING) -> Batch:
         """The batch of a step, the same whenever it is asked for."""
         scores: list[Score] = []
         requests: list[MusicRequest] = []
         prompts: list[str] = []
-        for seed in range(self.batch // self.wordings):
-            seed += first + number * (self.batch // self.wordings)
+        for seed in range(self.batch // self.captions_per_score):
+            seed += first + number * (self.batch // self.captions_per_score)
             rng = np.random.default_rng([seed, 1])
             score = compose(seed, float(rng.integers(10, 31)))
-            for _ in range(self.wordings):
+            for _ in range(self.captions_per_score):
                 scores.append(score)
-                requests.append(wording.request(score, rng))
+                requests.append(captions.request_for(score, rng))
                 instruction = choose(rng, INSTRUCTIONS)
                 prompts.append(caption_prompt(requests[-1], instruction, score.duration))
         read, is_read = qwen3.pad(self._encode(prompts))
         lyrics, is_lyrics = qwen3.pad(self._encode([lyrics_prompt(r) for r in requests]))
-        words = torch.zeros(len(requests), self.tokens.get_vocab_size())
-        for row, request in zip(words, requests, strict=True):
+        caption_tokens = torch.zeros(len(requests), self.tokens.get_vocab_size())
+        for row, request in zip(caption_tokens, requests, strict=True):
             row[self.tokens.encode(" " + request.caption, add_special_tokens=False).ids] = 1
         facts = [_choices(score) for score in scores]
         return Batch(
@@ -143,7 +144,7 @@ class Songs:
             is_lyrics,
             {question: torch.tensor([f[question] for f in facts]) for question in QUESTIONS},
             torch.tensor([_instruments(score) for score in scores]),
-            words,
+            caption_tokens,
             torch.tensor([_sounds(request.lyrics) for request in requests]),
         )
 
@@ -160,7 +161,9 @@ def losses(reader: Reader, batch: Batch) -> dict[str, Tensor]:
     parts["instruments"] = F.binary_cross_entropy_with_logits(
         answers.instruments, batch.instruments
     )
-    parts["words"] = F.binary_cross_entropy_with_logits(answers.words, batch.words)
+    parts["caption_tokens"] = F.binary_cross_entropy_with_logits(
+        answers.caption_tokens, batch.caption_tokens
+    )
     parts["syllables"] = F.smooth_l1_loss(answers.sung, batch.sung)
     return {name: WEIGHTS.get(name, 1.0) * loss for name, loss in parts.items()}
 
@@ -187,11 +190,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the nano text encoder.")
     parser.add_argument("config", type=Path, help="such as configs/nano/text_encoder.toml")
     config = read_config(parser.parse_args().config)
-    words = with_end(tokenizer.read_or_make(Path(config["tokenizer"])))
+    tokens = with_end(tokenizer.read_or_make(Path(config["tokenizer"])))
     network, seed = config["network"], config["seed"]
     torch.manual_seed(seed)  # the heads' first weights
-    reader = Reader(qwen3.build(network, words.get_vocab_size(), seed, rows=0.3))
-    songs = Songs.of(words, config)
+    reader = Reader(qwen3.build(network, tokens.get_vocab_size(), seed, rows=0.3))
+    songs = Songs.of(tokens, config)
     held_out = [songs(number, first=HELD_OUT) for number in range(config["held_out_batches"])]
     training: Training = config["training"]
 
@@ -203,7 +206,7 @@ def main() -> None:
 
     def export(trained: nn.Module) -> None:
         assert isinstance(trained, Reader)
-        qwen3.write(Path(config["folder"]), network, words, trained.encoder)
+        qwen3.write(Path(config["folder"]), network, tokens, trained.encoder)
 
     train(
         reader,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from scripts.nano.data import lexicon as words
+from scripts.nano.data import lexicon
 from scripts.nano.data.genres import GENRES
 from scripts.nano.data.score import MAJOR, MINOR, NOTES, Score, compose, describe
 
@@ -58,7 +58,7 @@ def test_what_is_sung_is_what_is_written(scores: list[Score]) -> None:
     for score in scores:
         assert (score.lyrics == "[Instrumental]") == (not score.syllables)
     for score in sung:
-        written = words.syllables(score.lyrics)
+        written = lexicon.syllables(score.lyrics)
         assert [note.syllable for note in score.syllables] == written[: len(score.syllables)]
         assert len(written) - len(score.syllables) <= 1  # the last may fall behind the end
 
@@ -76,7 +76,7 @@ def test_captions_are_true_and_varied(scores: list[Score]) -> None:
                 for mode in ("major", "minor")
                 if f"{note} {mode}" != score.key_scale
             )
-            says_none = any(phrase in caption for phrase in words.NO_DRUMS)
+            says_none = any(phrase in caption for phrase in lexicon.NO_DRUMS)
             assert not says_none or score.kit is None
 
 
@@ -85,7 +85,7 @@ def test_captions_are_true_and_varied(scores: list[Score]) -> None:
     [("moon light", 2), ("tomorrow", 3), ("fire", 1), ("little", 2), ("[Verse]\nyesterday", 3)],
 )
 def test_syllables_are_counted_as_they_are_sung(text: str, count: int) -> None:
-    assert len(words.syllables(text)) == count
+    assert len(lexicon.syllables(text)) == count
 
 
 def test_every_style_can_be_written() -> None:

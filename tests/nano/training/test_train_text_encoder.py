@@ -27,13 +27,13 @@ NETWORK = {
 
 
 @pytest.fixture(scope="module")
-def tokens(words: Tokenizer) -> Tokenizer:
-    return with_end(words)
+def tokens(shared_tokenizer: Tokenizer) -> Tokenizer:
+    return with_end(shared_tokenizer)
 
 
 @pytest.fixture(scope="module")
 def songs(tokens: Tokenizer) -> Songs:
-    return Songs(tokens, batch=8, wordings=2)
+    return Songs(tokens, batch=8, captions_per_score=2)
 
 
 def reader(tokens: Tokenizer) -> Reader:
