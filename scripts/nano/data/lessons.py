@@ -132,8 +132,8 @@ def _codes_given_another_plan(score: Score, captions: Captions, rng: np.random.G
 
 
 def _understand(score: Score, captions: Captions, rng: np.random.Generator) -> Lesson:
-    heard = () if rng.random() < 0.1 else codes(score)
-    return Lesson(prompts.understand_prompt(heard), _description(score, captions))
+    understood = () if rng.random() < 0.1 else codes(score)
+    return Lesson(prompts.understand_prompt(understood), _description(score, captions))
 
 
 def _create(score: Score, captions: Captions, rng: np.random.Generator) -> Lesson:

@@ -3,9 +3,9 @@
     uv run python -m scripts.nano.evaluation.evaluate --checkpoints work/nano --prompts 20
 
 Every song is asked for in words, as a user would, from a score of a seed that no training has seen,
-and made by `MusicService`; what was asked for is then looked for in the sound. Songs are kept, so a
-run that was cut off goes on, and other weights start anew. The ceiling is what the same ears find
-in the rendered scores.
+and made by `MusicService`; what was asked for is then measured in the sound. Songs are kept, so a
+run that was cut off goes on, and other weights start anew. The ceiling is what the same metrics
+find in the rendered scores.
 """
 
 import argparse
@@ -37,11 +37,10 @@ from scripts.nano.data.instruments import RATE, Bank
 from scripts.nano.data.latents import WORK
 from scripts.nano.data.render import render
 from scripts.nano.data.score import Score
-from scripts.nano.evaluation import metrics
-from scripts.nano.evaluation import probe as listeners
+from scripts.nano.evaluation import metrics, probe
 from scripts.nano.evaluation.judge_planner import asked
 from scripts.nano.evaluation.metrics import Key
-from scripts.nano.evaluation.probe import Heard, Listener
+from scripts.nano.evaluation.probe import Features, SongProbe
 
 SECONDS = 20.0
 TURBO, BASE = "acestep-v15-nano-turbo", "acestep-v15-nano-base"
@@ -90,25 +89,27 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What is heard in one song."""
+class Measurement:
+    """What is measured in one song."""
 
     tempo: float
     key: Key
-    heard: Heard
+    features: Features
     width: float
 
     @classmethod
-    def of(cls, song: Tensor, listener: Listener) -> "Facts":
-        return cls(metrics.tempo(song), metrics.key(song), listener.hear(song), metrics.width(song))
+    def of(cls, song: Tensor, song_probe: SongProbe) -> "Measurement":
+        return cls(
+            metrics.tempo(song), metrics.key(song), song_probe.features(song), metrics.width(song)
+        )
 
     @classmethod
-    def read(cls, path: Path) -> "Facts":
-        tempo, key, heard, width = json.loads(path.read_text(encoding="utf-8"))
-        return cls(tempo, Key(*key), Heard(*heard), width)
+    def read(cls, path: Path) -> "Measurement":
+        tempo, key, features, width = json.loads(path.read_text(encoding="utf-8"))
+        return cls(tempo, Key(*key), Features(*features), width)
 
     def write(self, path: Path) -> None:
-        values = (self.tempo, self.key, self.heard, self.width)
+        values = (self.tempo, self.key, self.features, self.width)
         path.write_text(json.dumps(values), encoding="utf-8")
 
 
@@ -154,67 +155,71 @@ class Studio:
         return path
 
 
-class Ears:
-    """All metrics of a song, kept in a file that is named after its samples and the metrics."""
+class MeasurementCache:
+    """Measurements of songs, each in a file named after the samples and the metrics."""
 
     def __init__(self, vae: Path, folder: Path) -> None:
-        self.listener = Listener.load(vae)
+        self.song_probe = SongProbe.load(vae)
         self.folder = folder
         self.folder.mkdir(parents=True, exist_ok=True)
-        sources = (Path(metrics.__file__), Path(listeners.__file__), listeners.WEIGHTS)
+        sources = (Path(metrics.__file__), Path(probe.__file__), probe.PROBE_WEIGHTS)
         self.marks = b"".join(path.read_bytes() for path in sources) + fingerprint(vae).encode()
 
-    def facts(self, song: Tensor) -> Facts:
+    def measure(self, song: Tensor) -> Measurement:
         name = hashlib.sha256(song.numpy().tobytes() + self.marks).hexdigest()[:16]
         path = self.folder / f"{name}.json"
         if not path.exists():
-            Facts.of(song, self.listener).write(path)
-        return Facts.read(path)
+            Measurement.of(song, self.song_probe).write(path)
+        return Measurement.read(path)
 
 
 class Examination:
-    """Asks for songs, group by group, and turns what is heard into figures."""
+    """Asks for songs, group by group, and turns what is measured into figures."""
 
     def __init__(self, studio: Studio, prompts: int) -> None:
         self.studio, self.prompts = studio, prompts
         self.few = max(3, prompts // 4)  # of what takes long
         vae = Checkpoints(studio.checkpoints).resolve("acestep-nano-vae")
-        self.ears = Ears(vae, studio.folder.parent / "facts")
+        self.cache = MeasurementCache(vae, studio.folder.parent / "measurements")
         self.scores = list(songs.scores(songs.EVALUATION, prompts, SECONDS))
 
     @functools.cached_property
-    def ceiling(self) -> list[Facts]:
-        return [self.ears.facts(self.studio.rendered(score)) for score in self.scores]
+    def ceiling(self) -> list[Measurement]:
+        return [self.cache.measure(self.studio.rendered(score)) for score in self.scores]
 
     def songs(
         self, name: str, count: int, model: str, ask: Callable[[Score], MusicRequest]
-    ) -> list[Facts]:
-        """The facts of the first `count` scores' songs."""
-        found: list[Facts] = []
+    ) -> list[Measurement]:
+        """The measurements of the first `count` scores' songs."""
+        found: list[Measurement] = []
         for index, score in enumerate(self.scores[:count]):
             song, _ = self.studio.make(f"{name}-{index:03d}", model, ask(score))
-            found.append(self.ears.facts(song))
+            found.append(self.cache.measure(song))
         return found
 
-    def common(self, group: str, found: list[Facts], tempo: float | None = 0.8) -> list[Figure]:
+    def common(
+        self, group: str, found: list[Measurement], tempo: float | None = 0.8
+    ) -> list[Figure]:
         """Tempo, key, drums and style of songs that were asked for."""
         scores, ceiling = self.scores[: len(found)], self.ceiling[: len(found)]
-        rules: list[tuple[str, float | None, Callable[[Score, Facts], bool]]] = [
+        rules: list[tuple[str, float | None, Callable[[Score, Measurement], bool]]] = [
             ("tempo within 2 % or its octave", tempo, has_tempo),
             ("tempo within 2 %", None, has_exact_tempo),
             ("key right, relative or a fifth away", 0.8, has_near_key),
             ("key right", None, has_key),
             ("drums as asked", 0.95, has_drums),
-            ("style told by the listener", 0.8, has_style),
+            ("style told by the feature probe", 0.8, has_style),
             ("voice as asked", 0.95, has_voice),
         ]
         figures = [
             Figure(
                 group,
                 name,
-                share(rule(score, facts) for score, facts in zip(scores, found, strict=True)),
+                share(rule(score, measured) for score, measured in zip(scores, found, strict=True)),
                 None if bound is None else (">=", bound),
-                share(rule(score, facts) for score, facts in zip(scores, ceiling, strict=True)),
+                share(
+                    rule(score, measured) for score, measured in zip(scores, ceiling, strict=True)
+                ),
                 len(found),
             )
             for name, bound, rule in rules
@@ -225,15 +230,15 @@ class Examination:
             figures.append(
                 Figure(
                     group,
-                    "syllables heard against syllables written",
-                    correlation(wanted, [found[i].heard.syllables for i in sung]),
+                    "syllables found against syllables written",
+                    correlation(wanted, [found[i].features.syllables for i in sung]),
                     (">=", 0.7),
-                    correlation(wanted, [ceiling[i].heard.syllables for i in sung]),
+                    correlation(wanted, [ceiling[i].features.syllables for i in sung]),
                     len(sung),
                 )
             )
-        width = mean(facts.width for facts in found)
-        ceiling_width = mean(facts.width for facts in ceiling)
+        width = mean(measured.width for measured in found)
+        ceiling_width = mean(measured.width for measured in ceiling)
         return [*figures, Figure(group, "stereo width", width, None, ceiling_width, len(found))]
 
     def think(self) -> list[Figure]:
@@ -250,7 +255,7 @@ class Examination:
         return self.common("base", self.songs("base", self.prompts, BASE, thinking))
 
     def guidance(self) -> list[Figure]:
-        """Without a planner, all that a song knows of its caption comes through the DiT's ear."""
+        """Without a planner, a song knows its caption through the DiT's conditioning alone."""
         shares: list[float] = []
         for name, ask in (("unguided", unguided), ("guided", unplanned)):
             found = self.songs(name, self.prompts, BASE, ask)
@@ -431,32 +436,32 @@ def with_metadata(request: MusicRequest, score: Score) -> MusicRequest:
     )
 
 
-def has_tempo(score: Score, facts: Facts) -> bool:
-    return metrics.is_tempo(facts.tempo, score.bpm)
+def has_tempo(score: Score, measured: Measurement) -> bool:
+    return metrics.is_tempo(measured.tempo, score.bpm)
 
 
-def has_exact_tempo(score: Score, facts: Facts) -> bool:
-    return metrics.is_tempo(facts.tempo, score.bpm, (1.0,))
+def has_exact_tempo(score: Score, measured: Measurement) -> bool:
+    return metrics.is_tempo(measured.tempo, score.bpm, (1.0,))
 
 
-def has_near_key(score: Score, facts: Facts) -> bool:
-    return is_near(facts.key, score)
+def has_near_key(score: Score, measured: Measurement) -> bool:
+    return is_near(measured.key, score)
 
 
-def has_key(score: Score, facts: Facts) -> bool:
-    return facts.key == Key(score.key, score.minor)
+def has_key(score: Score, measured: Measurement) -> bool:
+    return measured.key == Key(score.key, score.minor)
 
 
-def has_drums(score: Score, facts: Facts) -> bool:
-    return facts.heard.has_drums == (score.kit is not None)
+def has_drums(score: Score, measured: Measurement) -> bool:
+    return measured.features.has_drums == (score.kit is not None)
 
 
-def has_style(score: Score, facts: Facts) -> bool:
-    return facts.heard.style == score.genre
+def has_style(score: Score, measured: Measurement) -> bool:
+    return measured.features.style == score.genre
 
 
-def has_voice(score: Score, facts: Facts) -> bool:
-    return facts.heard.has_voice == bool(score.syllables)
+def has_voice(score: Score, measured: Measurement) -> bool:
+    return measured.features.has_voice == bool(score.syllables)
 
 
 def is_near(key: Key, score: Score) -> bool:

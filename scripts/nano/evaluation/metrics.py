@@ -5,7 +5,7 @@ right of rendered scores, whose every fact is known, is the ceiling of every fig
 
     uv run python -m scripts.nano.evaluation.metrics [--songs 60]
 
-What needs a trained ear (voice, drums, style) is in `listener`.
+What needs a trained network (voice, drums, style) is in `probe`.
 """
 
 import argparse
@@ -60,8 +60,8 @@ def flux(song: Tensor) -> Tensor:
     # The table is made for twice the window: every second of its rows.
     bands = bands[::2] / bands[::2].sum(0).clamp_min(1e-9)
     levels = magnitude(song.mean(0), torch.hann_window(FLUX_SIZE), FLUX_HOP).mT @ bands
-    heard = torch.log1p(100 * levels)
-    rise = (heard[2:] - heard[:-2]).clamp_min(0).mean(1)
+    loudness = torch.log1p(100 * levels)
+    rise = (loudness[2:] - loudness[:-2]).clamp_min(0).mean(1)
     around = F.avg_pool1d(F.pad(rise[None], (50, 50), mode="replicate"), 101, 1)[0]
     return (rise - around).clamp_min(0)
 
@@ -177,7 +177,7 @@ def click(song: Tensor, borders: Sequence[int]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="How often the facts heard are the score's.")
+    parser = argparse.ArgumentParser(description="How often the facts measured are the score's.")
     parser.add_argument("--songs", type=int, default=60)
     count = parser.parse_args().songs
     torch.set_num_threads(1)

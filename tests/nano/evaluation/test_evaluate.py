@@ -7,9 +7,9 @@ import pytest
 from acestep.request import Text2Music
 from scripts.nano.data.score import compose
 from scripts.nano.evaluation import evaluate
-from scripts.nano.evaluation.evaluate import BASE, TURBO, Facts, Figure, Studio
+from scripts.nano.evaluation.evaluate import BASE, TURBO, Figure, Measurement, Studio
 from scripts.nano.evaluation.metrics import Key
-from scripts.nano.evaluation.probe import Heard
+from scripts.nano.evaluation.probe import Features
 
 REQUEST = Text2Music(caption="jazz", duration=10.0, think=False, seed=1)
 
@@ -47,21 +47,21 @@ def test_guidance_can_be_asked_of_the_base_model(studio: Studio) -> None:
     assert studio.make("guided-000", BASE, request)[0].shape == (2, 480_000)
 
 
-def test_facts_are_kept_as_they_were(tmp_path: Path) -> None:
-    facts = Facts(126.0, Key(9, True), Heard(7, 3.5, 4.2, "techno"), 0.25)
-    facts.write(tmp_path / "facts.json")
-    assert Facts.read(tmp_path / "facts.json") == facts
+def test_measurements_are_kept_as_they_were(tmp_path: Path) -> None:
+    measured = Measurement(126.0, Key(9, True), Features(7, 3.5, 4.2, "techno"), 0.25)
+    measured.write(tmp_path / "measurement.json")
+    assert Measurement.read(tmp_path / "measurement.json") == measured
 
 
-def test_facts_are_compared_with_what_was_asked() -> None:
+def test_measurements_are_compared_with_what_was_asked() -> None:
     score = compose(0, 5.0, genre="techno", bpm=126, key=9, minor=True, drums=True, voice=False)
-    heard = Heard(syllables=0, voice_seconds=0.0, hits_per_second=4.0, style="techno")
-    right = Facts(63.0, Key(0, False), heard, 0.2)
+    features = Features(syllables=0, voice_seconds=0.0, hits_per_second=4.0, style="techno")
+    right = Measurement(63.0, Key(0, False), features, 0.2)
     assert evaluate.has_tempo(score, right) and not evaluate.has_exact_tempo(score, right)
     assert evaluate.has_near_key(score, right) and not evaluate.has_key(score, right)
     assert evaluate.has_drums(score, right) and evaluate.has_voice(score, right)
     assert evaluate.has_style(score, right)
-    silent = Facts(100.0, Key(3, False), Heard(5, 2.0, 0.1, "jazz"), 0.2)
+    silent = Measurement(100.0, Key(3, False), Features(5, 2.0, 0.1, "jazz"), 0.2)
     rules = (
         evaluate.has_tempo, evaluate.has_near_key, evaluate.has_drums, evaluate.has_voice,
         evaluate.has_style,

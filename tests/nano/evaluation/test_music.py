@@ -21,7 +21,7 @@ from scripts.nano.data.score import Score, compose
 from scripts.nano.evaluation import metrics
 from scripts.nano.evaluation.evaluate import level_db
 from scripts.nano.evaluation.metrics import Key
-from scripts.nano.evaluation.probe import Heard, Listener
+from scripts.nano.evaluation.probe import Features, SongProbe
 
 CHECKPOINTS = Path(__file__).parents[3] / "checkpoints"
 SECONDS = 12.0
@@ -35,8 +35,8 @@ def service() -> MusicService:
 
 
 @pytest.fixture(scope="module")
-def listener() -> Listener:
-    return Listener.load(CHECKPOINTS / "acestep-nano-vae")
+def song_probe() -> SongProbe:
+    return SongProbe.load(CHECKPOINTS / "acestep-nano-vae")
 
 
 @pytest.fixture(scope="module")
@@ -83,28 +83,30 @@ def test_songs_keep_the_key_of_their_plan(planned: list[tuple[Score, Track]]) ->
 
 
 @pytest.fixture(scope="module")
-def heard(planned: list[tuple[Score, Track]], listener: Listener) -> list[tuple[Score, Heard]]:
-    return [(score, listener.hear(track.waveform)) for score, track in planned]
+def features(
+    planned: list[tuple[Score, Track]], song_probe: SongProbe
+) -> list[tuple[Score, Features]]:
+    return [(score, song_probe.features(track.waveform)) for score, track in planned]
 
 
-def test_drums_are_where_the_plan_has_them(heard: list[tuple[Score, Heard]]) -> None:
-    assert sum(found.has_drums == (score.kit is not None) for score, found in heard) >= 5
+def test_drums_are_where_the_plan_has_them(features: list[tuple[Score, Features]]) -> None:
+    assert sum(found.has_drums == (score.kit is not None) for score, found in features) >= 5
 
 
-def test_instruments_are_those_of_the_style(heard: list[tuple[Score, Heard]]) -> None:
-    assert sum(found.style == score.genre for score, found in heard) >= 5
+def test_instruments_are_those_of_the_style(features: list[tuple[Score, Features]]) -> None:
+    assert sum(found.style == score.genre for score, found in features) >= 5
 
 
-def test_nobody_sings_an_instrumental(heard: list[tuple[Score, Heard]]) -> None:
-    assert not any(found.has_voice for _, found in heard)
+def test_nobody_sings_an_instrumental(features: list[tuple[Score, Features]]) -> None:
+    assert not any(found.has_voice for _, found in features)
 
 
-def test_lyrics_are_sung(service: MusicService, listener: Listener) -> None:
+def test_lyrics_are_sung(service: MusicService, song_probe: SongProbe) -> None:
     sung: list[bool] = []
     for number, style in enumerate(("folk", "funk", "rock", "synthpop")):
         score = compose(songs.EVALUATION + 50 + number, 20.0, genre=style, voice=True)
         request = Text2Music(caption=score.caption, lyrics=score.lyrics, duration=20, seed=number)
-        sung.append(listener.hear(service.run(request)[0].waveform).has_voice)
+        sung.append(song_probe.features(service.run(request)[0].waveform).has_voice)
     assert sum(sung) >= 3
 
 
