@@ -1,4 +1,4 @@
-"""What a code means in latents: the detokenizer's first lesson, before the DiT's training begins.
+"""The source latents of codes: the detokenizer's own training, before the DiT's begins.
 
 The best single answer to a code is the mean of all the latents that it was written for. Learnt by
 way of the DiT that takes hours; from the means themselves it takes a minute, because every code is
@@ -24,7 +24,7 @@ BATCH = 256  # codes of a step
 
 
 @dataclass(frozen=True)
-class Means:
+class CodeMeans:
     """The mean latents of every code that was written, and how often it was."""
 
     codes: Int[Tensor, " code"]
@@ -50,32 +50,32 @@ class Means:
         return cls(used, counts[used], sums[used] / counts[used, None, None])
 
 
-class Meaning(nn.Module):
-    """The part of the networks that says what a code means."""
+class DetokenizerObjective(nn.Module):
+    """The part of the networks that makes source latents of codes."""
 
-    def __init__(self, model: AceStep, means: Means) -> None:
+    def __init__(self, model: AceStep, means: CodeMeans) -> None:
         super().__init__()
         self.detokenizer = model.detokenizer
         self.project_out = model.tokenizer.quantizer.project_out
         self._model, self._means = [model], means  # a list: its other weights are not to be trained
 
     def losses(self, step: int) -> dict[str, Tensor]:
-        """How far some codes' meanings are from the means, the frequent codes counting more."""
+        """How far the latents of some codes are from their means, frequent codes counting more."""
         (model,), means = self._model, self._means
-        chance = means.counts.sqrt()
+        probability = means.counts.sqrt()
         generator = torch.Generator().manual_seed(step)
-        chosen = torch.multinomial(chance, min(BATCH, len(chance)), generator=generator)
+        chosen = torch.multinomial(probability, min(BATCH, len(probability)), generator=generator)
         levels = model.tokenizer.quantizer.unfold(means.codes[chosen][None])
-        said = rearrange(hints(model, levels), "1 (c f) d -> c f d", f=FRAMES)
-        wrong = (said - means.latents[chosen]).square().mean((1, 2))
-        weight = means.counts[chosen] / chance[chosen]  # as if drawn by their counts
+        made = rearrange(source_latents(model, levels), "1 (c f) d -> c f d", f=FRAMES)
+        wrong = (made - means.latents[chosen]).square().mean((1, 2))
+        weight = means.counts[chosen] / probability[chosen]  # as if drawn by their counts
         return {"means": (weight * wrong).sum() / weight.sum()}
 
 
-def hints(model: AceStep, levels: Int[Tensor, "song code dimension"]) -> Tensor:
-    """What the detokenizer says of codes; each different code is worked out once."""
+def source_latents(model: AceStep, levels: Int[Tensor, "song code dimension"]) -> Tensor:
+    """What the detokenizer makes of codes; each different code is worked out once."""
     quantizer = model.tokenizer.quantizer
     different, places = levels.flatten(0, 1).unique(dim=0, return_inverse=True)
-    said = model.detokenizer(quantizer.project(quantizer.coordinates(different[None])))
-    latents = said[0].unflatten(0, (-1, FRAMES))[places]
+    made = model.detokenizer(quantizer.project(quantizer.coordinates(different[None])))
+    latents = made[0].unflatten(0, (-1, FRAMES))[places]
     return rearrange(latents, "(b c) f d -> b (c f) d", b=len(levels))

@@ -4,13 +4,13 @@
 
 Needs the text encoder (`train_text_encoder`) and the songs' latents (`latents`). All tasks are
 learnt at once, each with the context that the product builds for it: from text alone, from codes,
-close to a source, and a region between kept surroundings. The tokenizer learns to transcribe; the
-detokenizer has learnt before (`hints`) and goes on saying what the DiT must know of a code. Every
-song is seen in several views, at other places, times and noises, for one encoding of its prompt.
-Resumes where it was cut off.
+close to a source, and a region between preserved surroundings. The tokenizer learns to transcribe;
+the detokenizer has learnt before (`detokenizer`) and goes on making the source latents that the DiT
+must know of a code. Every song is seen in several views, at other places, times and noises, for one
+encoding of its prompt. Resumes where it was cut off.
 
-With `push` the velocity of a text is taught with a share of guidance in it (model guidance,
-arXiv:2502.12154), of which a model that samples without guidance is in need.
+With `model_guidance` the velocity of a text is taught with a share of guidance in it
+(arXiv:2502.12154), of which a model that samples without guidance is in need.
 """
 
 import argparse
@@ -38,7 +38,7 @@ from scripts.nano.data import songs
 from scripts.nano.data.codes import FRAMES, LEVELS, digits, transcribe
 from scripts.nano.data.latents import BLOCK, BLOCKS, WORK, load_vae
 from scripts.nano.data.score import Score, describe
-from scripts.nano.training.detokenizer import Meaning, Means, hints
+from scripts.nano.training.detokenizer import CodeMeans, DetokenizerObjective, source_latents
 from scripts.nano.training.trainer import Training, read_config, train, write_weights
 
 MODELS = {"acestep-v15-nano-turbo": True, "acestep-v15-nano-base": False}  # name, is turbo
@@ -47,9 +47,9 @@ NORMAL = NormalDist()
 CLIPS = 3  # of a reference, as in `conditioning.reference_clips`
 NOISY, NOISIER = 2.0, 4.0  # shift of the times: what is heard is decided near the noise, and from
 # text alone everything is
-CLOCK, TURNS = 0.5, (1, 2)  # level of the silence's clock; its turns in PERIOD
+CLOCK, CYCLES = 0.5, (1, 2)  # level of the silence's clock; its cycles in PERIOD
 PERIOD = 10  # frames: after 400 ms every tone of `instruments` repeats
-OUTSET = 100  # frames of a first answer
+MEAN_TARGET_FRAMES = 100
 TRANSCRIBED = 0.4  # share of songs that the tokenizer learns from too
 WHOLE = {"text": 0.7, "repaint": 0.5}  # share of songs that are trained at full length
 PROMISED = 0.8  # share of songs whose prompt states a fact that could be stated
@@ -77,16 +77,18 @@ def main() -> None:
         trained = load_file(arguments.start / "model.safetensors")
         model.load_state_dict({name: value.float() for name, value in trained.items()})
     model.to(device)
-    silence = clocked(load_vae().fold().encode(torch.zeros(1, 2, 400 * 1920))[:, 100:300])
+    silence = clocked_silence(load_vae().fold().encode(torch.zeros(1, 2, 400 * 1920))[:, 100:300])
     text_encoder = TextEncoder.load(WORK / "acestep-nano-text-encoder", torch.float32, device)
     library = Library(BLOCKS, config["seconds"])
     library.grow()
     if arguments.start is None:
-        means = Means.of(zip(library.scores, library.latents, strict=True), silence.shape[-1])
-        meaning = Meaning(model, means)
-        train(meaning, meaning.losses, Training(**config["detokenizer"]), WORK / "detokenizer")
+        means = CodeMeans.of(zip(library.scores, library.latents, strict=True), silence.shape[-1])
+        detokenizer = DetokenizerObjective(model, means)
+        train(
+            detokenizer, detokenizer.losses, Training(**config["detokenizer"]), WORK / "detokenizer"
+        )
 
-    objective = Objective(config, text_encoder, silence, library)
+    objective = SongObjective(config, text_encoder, silence, library)
     train(
         model,
         lambda step: objective.losses(model, np.random.default_rng(step), objective.library.grow()),
@@ -115,7 +117,7 @@ class Library:
         return len(self.scores)
 
 
-class Objective:
+class SongObjective:
     """Draws songs, tasks and times; says how wrong a network is about them."""
 
     def __init__(
@@ -131,10 +133,12 @@ class Objective:
             latents, score = self.draw(rng, count)
             for name, value in self.song(model, latents, score, crop, rng).items():
                 totals[name].append(value)
-        for task, further in self.config["outsets"].items():
+        for task, further in self.config["mean_target_songs"].items():
             for _ in range(further):
                 latents, score = self.draw(rng, count)
-                totals["outset"].append(self.outset(model, latents, score, task, rng))
+                totals["mean_target"].append(
+                    self.mean_target_loss(model, latents, score, task, rng)
+                )
         weights = self.config["loss"]
         return {
             n: weights[n] * torch.stack(values).mean() for n, values in totals.items() if values
@@ -172,12 +176,12 @@ class Objective:
                 ]
             )
         else:
-            followed = music if task == "close" else None
+            source = music if task == "close" else None
             if task == "codes":
-                followed = hints(model, levels)
-                losses["hints"] = F.mse_loss(followed, music)
-            context = contexts.text2music(self.silence.to(music), crop, views, followed)
-        states = self.condition(model, score, latents, task, crop, rng)
+                source = source_latents(model, levels)
+                losses["source_latents"] = F.mse_loss(source, music)
+            context = contexts.text2music(self.silence.to(music), crop, views, source)
+        states = self.build_conditioning(model, score, latents, task, crop, rng)
         if rng.random() < self.config["dropout"]:
             states = model.null_condition(states)
 
@@ -194,42 +198,44 @@ class Objective:
         ]
         velocity = model.decoder(noisy, times, times, conditions, context)
         wanted_velocity = noise - music
-        if task == "text" and (push := self.config["push"]):
+        if task == "text" and (share := self.config["model_guidance"]):
             with torch.no_grad():
                 away = model.null_condition(states).expand(views, -1, -1)
                 unconditional = model.decoder(noisy, times, times, away, context)
-                wanted_velocity = wanted_velocity + push * (velocity - unconditional)
+                wanted_velocity = wanted_velocity + share * (velocity - unconditional)
         losses["flow"] = F.mse_loss(velocity, wanted_velocity)
         if rng.random() < TRANSCRIBED:
             losses["transcription"] = transcription(model, music[:1], levels[:1])
         return losses
 
-    def outset(
+    def mean_target_loss(
         self, model: AceStep, latents: Tensor, score: Score, task: str, rng: np.random.Generator
     ) -> Tensor:
-        """How far the first answer, from noise alone, is from an average of the song.
+        """How far the first velocity's clean latents, from noise alone, are from the mean target.
 
         Nothing can be said then but what a song sounds like on average: its key, its instruments
-        and, where codes or surroundings tell, its beats. Such an average shows them far more
+        and, where codes or surroundings tell, its beats. The mean target shows them far more
         clearly than the song itself does.
         """
         device = model.null_condition_emb.device
-        last = 0 if task == "text" else (len(latents) - OUTSET) // PERIOD
+        last = 0 if task == "text" else (len(latents) - MEAN_TARGET_FRAMES) // PERIOD
         start = PERIOD * int(rng.integers(last + 1))
-        here = slice(start, start + OUTSET)
+        here = slice(start, start + MEAN_TARGET_FRAMES)
         facts = levels_of(score).to(device)
         latents = latents.to(device)
-        wanted = average(latents, None if task == "text" else facts)[None, here]
+        wanted = mean_target(latents, None if task == "text" else facts)[None, here]
         if task == "repaint":
-            window = region(OUTSET, rng).to(device)
-            context = contexts.repaint(self.silence.to(wanted), latents[None, here], window, 1)
+            mask = inpaint_mask(MEAN_TARGET_FRAMES, rng).to(device)
+            context = contexts.repaint(self.silence.to(wanted), latents[None, here], mask, 1)
         else:
-            followed = None
+            source = None
             if task == "codes":
                 with torch.no_grad():
-                    followed = hints(model, facts[None, start // FRAMES : here.stop // FRAMES])
-            context = contexts.text2music(self.silence.to(wanted), OUTSET, 1, followed)
-        states = self.condition(model, score, latents, task, len(latents), rng)
+                    source = source_latents(
+                        model, facts[None, start // FRAMES : here.stop // FRAMES]
+                    )
+            context = contexts.text2music(self.silence.to(wanted), MEAN_TARGET_FRAMES, 1, source)
+        states = self.build_conditioning(model, score, latents, task, len(latents), rng)
         noise = torch.from_numpy(rng.standard_normal(wanted.shape, np.float32)).to(device)
         one = torch.ones(1, device=device)
         velocity = model.decoder(noise, one, one, states, context)
@@ -237,14 +243,16 @@ class Objective:
         return (noise - velocity - wanted)[:, is_made].square().mean()
 
     def repaint_context(self, music: Tensor, start: int, rng: np.random.Generator) -> Tensor:
-        """A region of silence between what is kept; its clock is the song's, unless something was
-        put before the song."""
+        """An edited span of silence between what is preserved.
+
+        Its clock is the song's, unless something was put before the song.
+        """
         shift = start if rng.random() < 0.8 else int(rng.integers(PERIOD))
         silence = self.silence[:, shift % PERIOD :].to(music)
-        window = region(music.shape[1], rng).to(music.device)
-        return contexts.repaint(silence, music, window, 1)
+        mask = inpaint_mask(music.shape[1], rng).to(music.device)
+        return contexts.repaint(silence, music, mask, 1)
 
-    def condition(
+    def build_conditioning(
         self,
         model: AceStep,
         score: Score,
@@ -253,7 +261,7 @@ class Objective:
         crop: int,
         rng: np.random.Generator,
     ) -> Tensor:
-        """What the DiT listens to, from the product's own prompts."""
+        """The DiT's conditioning, from the product's own prompts."""
 
         def perhaps(fact):
             return fact if rng.random() < PROMISED else None
@@ -301,8 +309,8 @@ class Objective:
             music = torch.from_numpy(latents.astype(np.float32)).to(model.null_condition_emb)
             flows.append(self.song(model, music, score, 250, rng)["flow"].item())
             quantizer = model.tokenizer.quantizer
-            heard = quantizer.nearest(quantizer.bound(pooled(model.tokenizer, music[None])))
-            rights.append((heard[0].cpu() == levels_of(score)).float().mean(0))
+            transcribed = quantizer.nearest(quantizer.bound(pooled(model.tokenizer, music[None])))
+            rights.append((transcribed[0].cpu() == levels_of(score)).float().mean(0))
         shares = torch.stack(rights).mean(0).tolist()
         print("transcribed:", ", ".join(f"{share:.0%}" for share in shares), flush=True)
         return float(np.mean(flows))
@@ -318,7 +326,7 @@ def levels_of(score: Score) -> Tensor:
     return torch.tensor([digits(facts) for facts in transcribe(score)])
 
 
-def average(latents: Tensor, facts: Tensor | None) -> Tensor:
+def mean_target(latents: Tensor, facts: Tensor | None) -> Tensor:
     """What is usual in a song at each of its frames: [frame, channel]
 
     That is its mean over the clock's period; with the facts of its codes, [code, dimension], the
@@ -341,7 +349,7 @@ def average(latents: Tensor, facts: Tensor | None) -> Tensor:
     return usual
 
 
-def clocked(silence: Tensor) -> Tensor:
+def clocked_silence(silence: Tensor) -> Tensor:
     """The silence track: what the VAE makes of silence, and on it a clock.
 
     The tones of the synthetic songs repeat with the clock (`instruments`). Without codes to follow
@@ -349,8 +357,8 @@ def clocked(silence: Tensor) -> Tensor:
     """
     track = silence.mean(1, keepdim=True).repeat(1, SILENCE_FRAMES, 1)
     frames = torch.arange(SILENCE_FRAMES) % PERIOD
-    angles = 2 * torch.pi / PERIOD * torch.outer(frames, torch.tensor(TURNS))
-    track[..., : 2 * len(TURNS)] += CLOCK * torch.cat([angles.cos(), angles.sin()], dim=1)
+    angles = 2 * torch.pi / PERIOD * torch.outer(frames, torch.tensor(CYCLES))
+    track[..., : 2 * len(CYCLES)] += CLOCK * torch.cat([angles.cos(), angles.sin()], dim=1)
     return track.to(torch.bfloat16).float()
 
 
@@ -364,13 +372,13 @@ def transcription(model: AceStep, music: Tensor, levels: Tensor) -> Tensor:
     return F.smooth_l1_loss(wrong, torch.zeros_like(wrong), beta=0.5)
 
 
-def region(frames: int, rng: np.random.Generator) -> Tensor:
-    """True at the frames of a part to be made anew, 15 to 75 % of the whole."""
+def inpaint_mask(frames: int, rng: np.random.Generator) -> Tensor:
+    """True at the frames of an edited span, 15 to 75 % of the whole."""
     length = int(frames * rng.uniform(0.15, 0.75))
     start = int(rng.integers(frames - length + 1))
-    window = torch.zeros(frames, dtype=torch.bool)
-    window[start : start + length] = True
-    return window
+    mask = torch.zeros(frames, dtype=torch.bool)
+    mask[start : start + length] = True
+    return mask
 
 
 def pooled(tokenizer: AudioTokenizer, latents: Tensor) -> Tensor:

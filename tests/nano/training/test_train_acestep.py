@@ -13,8 +13,14 @@ from acestep.models.text_encoder import TextEncoder
 from scripts.nano.data import codes
 from scripts.nano.data.score import compose
 from scripts.nano.training import train_acestep
-from scripts.nano.training.detokenizer import Meaning, Means, hints
-from scripts.nano.training.train_acestep import PERIOD, Objective, average, clocked, levels_of
+from scripts.nano.training.detokenizer import CodeMeans, DetokenizerObjective, source_latents
+from scripts.nano.training.train_acestep import (
+    PERIOD,
+    SongObjective,
+    clocked_silence,
+    levels_of,
+    mean_target,
+)
 from scripts.nano.training.trainer import Training, read_config, train
 
 ROOT = Path(__file__).parents[3]
@@ -32,7 +38,7 @@ class Songs:
 
 @pytest.fixture(scope="module")
 def silence() -> Tensor:
-    return clocked(torch.full((1, 20, 64), 0.25))
+    return clocked_silence(torch.full((1, 20, 64), 0.25))
 
 
 @pytest.fixture
@@ -43,11 +49,11 @@ def model() -> AceStep:
     return AceStep(AceStepConfig.from_dict({**network, **small, "fsq_dim": 64}))
 
 
-def objective(silence: Tensor, task: str) -> Objective:
+def objective(silence: Tensor, task: str) -> SongObjective:
     config = read_config(ROOT / "configs/nano/acestep.toml")
-    config |= {"batch": 2, "outsets": {}, "crops": [50], "tasks": {task: 1.0}}
+    config |= {"batch": 2, "mean_target_songs": {}, "crops": [50], "tasks": {task: 1.0}}
     encoder = TextEncoder.load(ROOT / "checkpoints/acestep-nano-text-encoder", torch.float32)
-    return Objective(config, encoder, silence, Songs())  # pyright: ignore[reportArgumentType]
+    return SongObjective(config, encoder, silence, Songs())  # pyright: ignore[reportArgumentType]
 
 
 def test_the_silence_is_what_it_was_with_a_clock_on_it(silence: Tensor) -> None:
@@ -57,11 +63,11 @@ def test_the_silence_is_what_it_was_with_a_clock_on_it(silence: Tensor) -> None:
     assert torch.equal(silence, silence.to(torch.bfloat16).float())
 
 
-def test_hints_are_what_the_product_makes_of_codes(model: AceStep) -> None:
+def test_source_latents_are_what_the_product_makes_of_codes(model: AceStep) -> None:
     wanted = torch.tensor([codes.codes(compose(seed, SECONDS)) for seed in range(2)])
     quantizer = model.tokenizer.quantizer
     expected = model.detokenizer(quantizer.decode(wanted))
-    torch.testing.assert_close(hints(model, quantizer.unfold(wanted)), expected)
+    torch.testing.assert_close(source_latents(model, quantizer.unfold(wanted)), expected)
 
 
 def test_the_detokenizer_learns_the_mean_of_what_a_code_was_written_for(
@@ -70,7 +76,7 @@ def test_the_detokenizer_learns_the_mean_of_what_a_code_was_written_for(
     score = compose(1, SECONDS)
     rng = np.random.default_rng(0)
     pairs = [(score, rng.standard_normal((100, 64))) for _ in range(2)]
-    means = Means.of(pairs, 64)
+    means = CodeMeans.of(pairs, 64)
     code = codes.codes(score)[3]
     places = [i for i, other in enumerate(codes.codes(score)) if other == code]
     frames = [song[5 * i : 5 * i + 5] for _, song in pairs for i in places]
@@ -79,15 +85,15 @@ def test_the_detokenizer_learns_the_mean_of_what_a_code_was_written_for(
     assert means.counts[row] == len(frames)
 
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    meaning = Meaning(model, means)
+    detokenizer = DetokenizerObjective(model, means)
     seen: list[float] = []
 
     def loss_of(step: int) -> dict[str, Tensor]:
-        found = meaning.losses(step)
+        found = detokenizer.losses(step)
         seen.append(float(found["means"].detach()))
         return found
 
-    train(meaning, loss_of, Training(minutes=10, learning_rate=1e-2, steps=40), tmp_path)
+    train(detokenizer, loss_of, Training(minutes=10, learning_rate=1e-2, steps=40), tmp_path)
     assert seen[-1] < 0.5 * seen[0]
     moved = {name for name, weight in model.state_dict().items() if not weight.equal(before[name])}
     assert moved and all("detokenizer" in n or "project_out" in n for n in moved)
@@ -102,7 +108,7 @@ def test_each_task_is_shown_the_products_context(
     lessons = objective(silence, task)
     found = lessons.losses(model, np.random.default_rng(1), SONGS)
     assert all(torch.isfinite(value) for value in found.values())
-    assert ("hints" in found) == (task == "codes")
+    assert ("source_latents" in found) == (task == "codes")
     songs = [torch.from_numpy(x.astype(np.float32)) for x in lessons.library.latents]
     for noisy, t, r, _, context in seen:
         assert torch.equal(t, r) and ((t > 0) & (t < 1)).all()
@@ -117,8 +123,8 @@ def test_each_task_is_shown_the_products_context(
             inside = mask[..., 0].bool()
             assert 0 < inside.sum() < inside.numel()
             clocks = [silence[0, shift : shift + frames] for shift in range(PERIOD)]
-            for view, window in zip(source, inside, strict=True):
-                assert any(torch.equal(view[window], clock[window]) for clock in clocks)
+            for view, span in zip(source, inside, strict=True):
+                assert any(torch.equal(view[span], clock[span]) for clock in clocks)
 
 
 def test_the_loss_falls(model: AceStep, silence: Tensor, tmp_path: Path) -> None:
@@ -127,7 +133,7 @@ def test_the_loss_falls(model: AceStep, silence: Tensor, tmp_path: Path) -> None
 
     def loss_of(step: int) -> dict[str, Tensor]:
         found = dict(lessons.losses(model, np.random.default_rng(step), 1))
-        seen.append(float(found["hints"].detach()))
+        seen.append(float(found["source_latents"].detach()))
         return found
 
     train(model, loss_of, Training(minutes=10, learning_rate=3e-3, steps=25), tmp_path)
@@ -144,23 +150,23 @@ def test_both_models_are_written_with_the_clock(
         assert torch.equal(stored, silence.mT)
 
 
-def test_an_average_is_the_mean_of_a_period_and_knows_when_a_chord_changes() -> None:
+def test_a_mean_target_is_the_mean_of_a_period_and_knows_when_a_chord_changes() -> None:
     score = compose(1, SECONDS)
     facts = levels_of(score)
     song = torch.randn(100, 64, generator=torch.Generator().manual_seed(1))
     means = torch.stack([song[phase::PERIOD].mean(0) for phase in range(PERIOD)])
-    torch.testing.assert_close(average(song, None), means.repeat(100 // PERIOD, 1))
+    torch.testing.assert_close(mean_target(song, None), means.repeat(100 // PERIOD, 1))
     # A song whose frames say nothing but chord and place in the period is its own average.
     levels = facts.repeat_interleave(codes.FRAMES, dim=0)
     chord = levels[:, 3] * codes.LEVELS[4] + levels[:, 4]
     assert len(chord.unique()) > 1
     plain = torch.stack([chord, torch.arange(100) % PERIOD, chord * 0], dim=1).float()
-    torch.testing.assert_close(average(plain, facts), plain)
-    assert not torch.allclose(average(plain, None), plain)
+    torch.testing.assert_close(mean_target(plain, facts), plain)
+    assert not torch.allclose(mean_target(plain, None), plain)
 
 
 @pytest.mark.parametrize("task", ["text", "codes", "repaint"])
-def test_the_first_answer_is_judged_by_an_average_of_the_song(
+def test_the_first_velocity_is_trained_towards_the_mean_target(
     model: AceStep, silence: Tensor, task: str
 ) -> None:
     seen: list[tuple[Tensor, ...]] = []
@@ -173,7 +179,7 @@ def test_the_first_answer_is_judged_by_an_average_of_the_song(
     score = lessons.library.scores[0]
     song = torch.from_numpy(lessons.library.latents[0].astype(np.float32))
     facts = levels_of(score)
-    found = lessons.outset(model, song, score, task, np.random.default_rng(1))
+    found = lessons.mean_target_loss(model, song, score, task, np.random.default_rng(1))
     ((noise, t, _, _, context, velocity),) = seen
     assert t.tolist() == [1.0]
     source, mask = context.chunk(2, dim=-1)
@@ -181,9 +187,9 @@ def test_the_first_answer_is_judged_by_an_average_of_the_song(
     assert inside.all() == (task != "repaint")
     if task == "repaint":
         assert torch.equal(source[0, ~inside], song[~inside])
-    expected = hints(model, facts[None]) if task == "codes" else silence[:, : len(song)]
+    expected = source_latents(model, facts[None]) if task == "codes" else silence[:, : len(song)]
     assert torch.equal(source[:, inside], expected[:, inside])
-    wanted = average(song, None if task == "text" else facts)
+    wanted = mean_target(song, None if task == "text" else facts)
     error = (noise - velocity - wanted)[:, inside].square().mean()
     torch.testing.assert_close(found, error)
 
@@ -200,7 +206,7 @@ def test_hard_songs_are_drawn_as_often_as_asked(silence: Tensor) -> None:
     assert all(lessons.draw(rng, 1)[1] is scores[0] for _ in range(9))
 
 
-def test_a_push_is_a_share_of_guidance_in_what_is_taught(model: AceStep, silence: Tensor) -> None:
+def test_model_guidance_is_taught_as_a_share(model: AceStep, silence: Tensor) -> None:
     seen: list[tuple[Tensor, ...]] = []
 
     def see(_: nn.Module, given: tuple[Tensor, ...], answer: Tensor) -> None:
@@ -208,7 +214,7 @@ def test_a_push_is_a_share_of_guidance_in_what_is_taught(model: AceStep, silence
 
     model.decoder.register_forward_hook(see)
     lessons = objective(silence, "text")
-    lessons.config["push"], lessons.config["dropout"] = 0.4, 0.0
+    lessons.config["model_guidance"], lessons.config["dropout"] = 0.4, 0.0
     song = torch.from_numpy(lessons.library.latents[0].astype(np.float32))
     found = lessons.song(model, song, lessons.library.scores[0], 100, np.random.default_rng(3))
     (noisy, t, conditional), (_, _, unconditional) = seen
