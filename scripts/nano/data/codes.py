@@ -34,7 +34,7 @@ class Facts(NamedTuple):
     chord: tuple[int, bool] | None  # root pitch class, is minor
 
 
-def codes(score: Score) -> list[int]:
+def score_codes(score: Score) -> list[int]:
     """Five codes per second of the score's duration."""
     return [encode(facts) for facts in transcribe(score)]
 

@@ -109,7 +109,9 @@ GENRES = MappingProxyType(
     }
 )  # fmt: skip
 
-TEMPI = (60, 65, 70, 75, 80, 84, 90, 96, 100, 105, 110, 115, 120, 126, 132, 140, 150, 160, 170)
+USUAL_TEMPI = (
+    60, 65, 70, 75, 80, 84, 90, 96, 100, 105, 110, 115, 120, 126, 132, 140, 150, 160, 170,
+)  # fmt: skip
 """Beats per minute that most songs use; the others are any whole number of their style."""
 
 # One letter per sixteenth of a bar of four, of three quarters ("3") or of six eighths ("6"):

@@ -17,7 +17,7 @@ import numpy as np
 RATE = 48_000
 LOOP = 2 * RATE // 5  # samples after which every tone repeats
 FINE, COARSE, LOW = 2.5, 5.0, 180.0  # Hz: partials lie on the fine grid below LOW, else the coarse
-HIGHEST = 19_000.0  # Hz; no partial lies above
+HIGHEST_PARTIAL = 19_000.0  # Hz; no partial lies above
 VIBRATO = 5.0  # Hz, on the grid too
 KNOCK = 0.006  # seconds
 HASTE = ((1, 3, 1.0), (3, 8, 2.0), (8, 80, 4.5))  # of struck partials: the higher, the sooner
@@ -212,7 +212,7 @@ def _loop(hertz: float, levels: Samples, detune: float = 0.0, side: int = 0) -> 
     for number, level in enumerate(levels, start=1):
         for offset in (-detune, 0.0, detune) if detune else (0.0,):
             partial = hertz * number * (1 + offset)
-            if level and partial < HIGHEST:
+            if level and partial < HIGHEST_PARTIAL:
                 place = round(round(partial / _grid(hertz)) * _grid(hertz) / FINE)
                 spectrum[place] += level * PHASES[side, place]
     return np.fft.irfft(spectrum, LOOP)

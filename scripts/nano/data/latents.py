@@ -25,8 +25,8 @@ from scripts.nano.training.trainer import write_weights
 WORK = Path("work/nano")
 VAE = WORK / "acestep-nano-vae"
 VAE_WEIGHTS = "diffusion_pytorch_model.safetensors"
-BLOCKS = WORK / "latents"
-BLOCK = 25  # songs
+BLOCK_FOLDER = WORK / "latents"
+BLOCK_SONGS = 25
 
 
 def main() -> None:
@@ -38,17 +38,17 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     config = tomllib.loads(arguments.config.read_text())
     if arguments.freeze:
-        vae = load_vae()
-        whiten(vae, encode(load_vae().fold(), songs.HELD_OUT + 500, 24, 10.0))
+        vae = load_trained_vae()
+        whiten(vae, encode_songs(load_trained_vae().fold(), songs.HELD_OUT + 500, 24, 10.0))
         write_weights(VAE / VAE_WEIGHTS, vae, torch.float32)
-    vae = load_vae().fold()
-    BLOCKS.mkdir(parents=True, exist_ok=True)
+    vae = load_trained_vae().fold()
+    BLOCK_FOLDER.mkdir(parents=True, exist_ok=True)
     plan = [(songs.HELD_OUT, "held-out")]
-    plan += [(songs.TRAINING + i, f"{i:05d}") for i in range(0, config["songs"], BLOCK)]
+    plan += [(songs.TRAINING + i, f"{i:05d}") for i in range(0, config["songs"], BLOCK_SONGS)]
     for first, name in plan:
-        path = BLOCKS / f"{name}.npy"
+        path = BLOCK_FOLDER / f"{name}.npy"
         if not path.exists():
-            block = encode(vae, first, BLOCK, config["seconds"])
+            block = encode_songs(vae, first, BLOCK_SONGS, config["seconds"])
             partial = path.with_suffix(".partial")
             with partial.open("wb") as file:
                 np.save(file, block.numpy().astype(np.float16))
@@ -56,13 +56,13 @@ def main() -> None:
             print(name, f"deviation {block.std():.3f}", flush=True)
 
 
-def load_vae() -> Vae:
+def load_trained_vae() -> Vae:
     vae = Vae(VaeConfig.read(VAE))
     vae.load_state_dict(load_file(VAE / VAE_WEIGHTS))
     return vae
 
 
-def encode(vae: Vae, first_seed: int, count: int, seconds: float) -> Tensor:
+def encode_songs(vae: Vae, first_seed: int, count: int, seconds: float) -> Tensor:
     """[song, frame, channel]."""
     bank = Bank()
     mixes = (render(score, bank) for score in songs.scores(first_seed, count, seconds))

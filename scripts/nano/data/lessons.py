@@ -14,7 +14,7 @@ from acestep.planner.plan import codes_to_text, field_lines, to_text
 from acestep.planner.vocabulary import END
 from acestep.request import INSTRUMENTAL, KEY_SCALES, LANGUAGES, Plan, Text2Music
 from scripts.nano.data.captions import Captions, strange_word, write_captions
-from scripts.nano.data.codes import codes
+from scripts.nano.data.codes import score_codes
 from scripts.nano.data.genres import GENRES
 from scripts.nano.data.lexicon import choose
 from scripts.nano.data.score import Score, compose
@@ -57,13 +57,13 @@ def lesson(seed: int, kind: str | None = None) -> Lesson:
     return _LESSONS[kind or drawn](score, captions, rng)
 
 
-def asked(score: Score, captions: Captions, rng: np.random.Generator) -> Text2Music:
+def lesson_request(score: Score, captions: Captions, rng: np.random.Generator) -> Text2Music:
     """The request: a caption and lyrics; sometimes lyrics alone."""
     is_bare = score.language != "unknown" and rng.random() < 0.03
     return Text2Music(caption="" if is_bare else captions.caption, lyrics=captions.lyrics)
 
 
-def planned(score: Score, captions: Captions, language: str | None = None) -> Plan:
+def lesson_plan(score: Score, captions: Captions, language: str | None = None) -> Plan:
     """The metadata that the planner should write."""
     return Plan(
         caption=captions.detailed,
@@ -87,21 +87,21 @@ def _song(score: Score, captions: Captions, rng: np.random.Generator) -> Lesson:
     # The lyrics are English by their sounds, whatever language the user says they are in.
     is_foreign = score.language != "unknown" and rng.random() < 0.05
     language = LANGUAGES[rng.integers(len(LANGUAGES))] if is_foreign else None
-    request = asked(score, captions, rng)
+    request = lesson_request(score, captions, rng)
     opening = prompts.metadata_prompt(request).conditional
-    whole = prompts.codes_prompt(request, planned(score, captions, language)).conditional
+    whole = prompts.codes_prompt(request, lesson_plan(score, captions, language)).conditional
     assert whole.startswith(opening)
     return Lesson(opening, whole.removeprefix(opening) + _codes(score))
 
 
 def _song_codes(score: Score, captions: Captions, rng: np.random.Generator) -> Lesson:
     """The second phase alone."""
-    return _coded(score, asked(score, captions, rng), planned(score, captions))
+    return _coded(score, lesson_request(score, captions, rng), lesson_plan(score, captions))
 
 
 def _metadata(score: Score, captions: Captions, rng: np.random.Generator) -> Lesson:
     """The first phase alone."""
-    return _thought(asked(score, captions, rng), planned(score, captions))
+    return _thought(lesson_request(score, captions, rng), lesson_plan(score, captions))
 
 
 def _strange_metadata(score: Score, captions: Captions, rng: np.random.Generator) -> Lesson:
@@ -112,8 +112,8 @@ def _strange_metadata(score: Score, captions: Captions, rng: np.random.Generator
         words.insert(int(rng.integers(len(words) + 1)), fact)
     caption = ", ".join(words)
     strange = captions._replace(caption=caption, detailed=caption, key_scale=key_scale)
-    plan = planned(score, strange).model_copy(update={"bpm": bpm})
-    return _thought(asked(score, strange, rng), plan)
+    plan = lesson_plan(score, strange).model_copy(update={"bpm": bpm})
+    return _thought(lesson_request(score, strange, rng), plan)
 
 
 def _codes_given_another_plan(score: Score, captions: Captions, rng: np.random.Generator) -> Lesson:
@@ -128,11 +128,11 @@ def _codes_given_another_plan(score: Score, captions: Captions, rng: np.random.G
     chosen = write_captions(other, rng)._replace(
         caption=captions.caption, detailed=captions.detailed
     )
-    return _coded(other, asked(other, chosen, rng), planned(other, chosen))
+    return _coded(other, lesson_request(other, chosen, rng), lesson_plan(other, chosen))
 
 
 def _understand(score: Score, captions: Captions, rng: np.random.Generator) -> Lesson:
-    understood = () if rng.random() < 0.1 else codes(score)
+    understood = () if rng.random() < 0.1 else score_codes(score)
     return Lesson(prompts.understand_prompt(understood), _description(score, captions))
 
 
@@ -176,8 +176,8 @@ def _duration(rng: np.random.Generator) -> float:
 
 
 def _codes(score: Score) -> str:
-    return codes_to_text(codes(score)) + END
+    return codes_to_text(score_codes(score)) + END
 
 
 def _description(score: Score, captions: Captions) -> str:
-    return describing(planned(score, captions), GENRES[score.genre].names[0], score.lyrics)
+    return describing(lesson_plan(score, captions), GENRES[score.genre].names[0], score.lyrics)

@@ -40,7 +40,7 @@ DRUM_WORDS = {
 NO_DRUMS = ("no drums", "without drums", "drumless", "no percussion")
 NO_VOICE = ("instrumental", "no vocals", "instrumental track")
 PACES = {84: ("slow", "downtempo"), 116: ("mid-tempo", "moderate"), 139: ("upbeat", "lively")}
-METRES = {2: "2/4", 3: "waltz in 3/4", 6: "6/8"}
+METRE_WORDS = {2: "2/4", 3: "waltz in 3/4", 6: "6/8"}
 FAST = ("fast", "high tempo", "energetic tempo")
 
 LYRIC_WORDS = (
@@ -141,7 +141,7 @@ def write_caption(
     if sometimes(0.35):
         details.append(pick((f"in {key_scale}", f"key of {key_scale}", key_scale)))
     if time_signature != 4 and sometimes(0.6):
-        details.append(METRES[time_signature])
+        details.append(METRE_WORDS[time_signature])
     rng.shuffle(details)
     style = rng.integers(4)
     if style == 0:

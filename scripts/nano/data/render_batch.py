@@ -14,8 +14,8 @@ from scripts.nano.data.instruments import RATE, Bank
 from scripts.nano.data.render import HUM, LOUDNESS, PEAK, Event, duck, events, fft_size, room
 from scripts.nano.data.score import Score
 
-BLOCK = 4096  # samples per row
-ROWS = 8192  # per operation; bounds the memory
+BLOCK_SAMPLES = 4096  # per row
+BLOCKS_AT_ONCE = 8192  # bounds the memory of an operation
 BUSES = 6  # left, right, reverb; the same again for what kicks hold down
 
 
@@ -86,13 +86,13 @@ class BatchRenderer:
         )
         gains = torch.tensor([(e.left, e.right, e.send) for _, e in found], device=self.device)
         falls = torch.tensor([-event.decay / RATE for _, event in found], device=self.device)
-        blocks = -(-whole[:, 2] // BLOCK)
+        blocks = -(-whole[:, 2] // BLOCK_SAMPLES)
         row = torch.repeat_interleave(torch.arange(len(whole), device=self.device), blocks)
         first = torch.repeat_interleave(blocks.cumsum(0) - blocks, blocks)
         number = torch.arange(len(row), device=self.device) - first
         buses = torch.zeros(songs * BUSES * length + 1, device=self.device)  # the last is for none
-        for start in range(0, len(row), ROWS):
-            rows = slice(start, start + ROWS)
+        for start in range(0, len(row), BLOCKS_AT_ONCE):
+            rows = slice(start, start + BLOCKS_AT_ONCE)
             which = row[rows]
             self._add(buses, whole[which], gains[which], falls[which], number[rows], length)
         return buses[:-1].view(songs, BUSES, length)
@@ -109,7 +109,8 @@ class BatchRenderer:
         bus, begin, heard, sounding, place, size, attack, release, hum, phase = event[
             ..., None
         ].unbind(1)
-        at = block[:, None] * BLOCK + torch.arange(BLOCK, device=self.device)  # inside the event
+        inside = torch.arange(BLOCK_SAMPLES, device=self.device)
+        at = block[:, None] * BLOCK_SAMPLES + inside  # since the event's beginning
         sound = self._sounds[place + (phase + at) % size] * torch.exp(falls[:, None] * at)
         left = (sounding - 1 - at) / (torch.minimum(release, sounding) - 1).clamp_min(1)
         rise = torch.where(attack > 0, at / (attack - 1).clamp_min(1), 1.0)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from scripts.nano.data import lexicon
-from scripts.nano.data.genres import GENRES, PATTERNS, TEMPI, Genre
+from scripts.nano.data.genres import GENRES, PATTERNS, USUAL_TEMPI, Genre
 from scripts.nano.data.lexicon import choose
 
 NOTES = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
@@ -113,7 +113,7 @@ def compose(
     style = GENRES[genre]
     if bpm is None:
         low, high = style.tempi
-        usual = [t for t in TEMPI if low <= t <= high]
+        usual = [t for t in USUAL_TEMPI if low <= t <= high]
         is_usual = rng.random() < 0.85
         bpm = choose(rng, usual) if is_usual else int(rng.integers(low, high + 1))
     metre = time_signature or choose(rng, style.metres)

@@ -15,6 +15,8 @@ from scripts.nano.data.score import Score, compose
 TRAINING, HELD_OUT, EVALUATION = 1_000_000, 2_000_000, 3_000_000
 """First seeds."""
 
+SONG_SECONDS = 20.0  # of a song that is measured
+
 
 def scores(first_seed: int, count: int, seconds: float) -> Iterator[Score]:
     for index in range(count):

@@ -38,18 +38,23 @@ from scripts.nano.data.latents import WORK
 from scripts.nano.data.render import render
 from scripts.nano.data.score import Score
 from scripts.nano.evaluation import metrics, probe
-from scripts.nano.evaluation.judge_planner import asked
+from scripts.nano.evaluation.judge_planner import caption_request
 from scripts.nano.evaluation.metrics import Key
 from scripts.nano.evaluation.probe import Features, SongProbe
 
-SECONDS = 20.0
 TURBO, BASE = "acestep-v15-nano-turbo", "acestep-v15-nano-base"
-PARTS = (TURBO, BASE, "acestep-5Hz-lm-nano", "acestep-nano-vae", "acestep-nano-text-encoder")
+MEASURED_MODELS = (
+    TURBO,
+    BASE,
+    "acestep-5Hz-lm-nano",
+    "acestep-nano-vae",
+    "acestep-nano-text-encoder",
+)
 REGION = (6.0, 12.0)  # seconds that are repainted
 AROUND = (2.0, 16.0)  # seconds in which the tempo must go on
 COVERED = 8  # sources of covers
 STRENGTHS = (1.0, 0.75, 0.5, 0.25, 0.0)
-TILE = 125  # frames; far smaller than the product's, so that a song has borders
+DECODED_FRAMES = 125  # frames; far smaller than the product's, so that a song has borders
 GROUPS = ("vae", "think", "plain", "codes", "base", "guidance", "repaint", "cover", "speed")
 SPEED_CAPTION = "upbeat techno, 126 bpm"
 
@@ -118,7 +123,7 @@ class Studio:
 
     def __init__(self, checkpoints: Path, folder: Path) -> None:
         places = Checkpoints(checkpoints)
-        marks = "".join(fingerprint(places.resolve(part)) for part in PARTS)
+        marks = "".join(fingerprint(places.resolve(part)) for part in MEASURED_MODELS)
         self.checkpoints = checkpoints
         self.folder = folder / hashlib.sha256(marks.encode()).hexdigest()[:12]
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -181,7 +186,7 @@ class Examination:
         self.few = max(3, prompts // 4)  # of what takes long
         vae = Checkpoints(studio.checkpoints).resolve("acestep-nano-vae")
         self.cache = MeasurementCache(vae, studio.folder.parent / "measurements")
-        self.scores = list(songs.scores(songs.EVALUATION, prompts, SECONDS))
+        self.scores = list(songs.scores(songs.EVALUATION, prompts, songs.SONG_SECONDS))
 
     @functools.cached_property
     def ceiling(self) -> list[Measurement]:
@@ -242,22 +247,22 @@ class Examination:
         return [*figures, Figure(group, "stereo width", width, None, ceiling_width, len(found))]
 
     def think(self) -> list[Figure]:
-        return self.common("think", self.songs("think", self.prompts, TURBO, thinking))
+        return self.common("think", self.songs("think", self.prompts, TURBO, thinking_request))
 
     def plain(self) -> list[Figure]:
-        return self.common("plain", self.songs("plain", self.prompts, TURBO, unplanned), None)
+        return self.common("plain", self.songs("plain", self.prompts, TURBO, plain_request), None)
 
     def codes(self) -> list[Figure]:
         """What a perfect planner would get: the DiT with the codes of the scores themselves."""
-        return self.common("codes", self.songs("codes", self.few, TURBO, planned))
+        return self.common("codes", self.songs("codes", self.few, TURBO, coded_request))
 
     def base(self) -> list[Figure]:
-        return self.common("base", self.songs("base", self.prompts, BASE, thinking))
+        return self.common("base", self.songs("base", self.prompts, BASE, thinking_request))
 
     def guidance(self) -> list[Figure]:
         """Without a planner, a song knows its caption through the DiT's conditioning alone."""
         shares: list[float] = []
-        for name, ask in (("unguided", unguided), ("guided", unplanned)):
+        for name, ask in (("unguided", unguided_request), ("guided", plain_request)):
             found = self.songs(name, self.prompts, BASE, ask)
             pairs = list(zip(self.scores, found, strict=False))
             rules = (has_near_key, has_drums, has_style, has_voice)
@@ -280,8 +285,10 @@ class Examination:
         for score in self.scores[: self.few]:
             song = self.studio.rendered(score)
             latents = vae.encode(song[None])
-            whole, tiled = vae.decode(latents)[0], vae.decode(latents, tile_frames=TILE)[0]
-            borders = [k * TILE * vae.hop for k in range(1, latents.shape[1] // TILE)]
+            whole = vae.decode(latents)[0]
+            tiled = vae.decode(latents, tile_frames=DECODED_FRAMES)[0]
+            tiles = latents.shape[1] // DECODED_FRAMES
+            borders = [k * DECODED_FRAMES * vae.hop for k in range(1, tiles)]
             distances.append(metrics.mel_distance(tiled, song))
             clicks.append(metrics.click(tiled, borders))
             ceilings.append(metrics.click(song, borders))
@@ -311,7 +318,7 @@ class Examination:
             song, recipe = self.studio.make(name, TURBO, with_metadata(request, score))
             reports.append(recipe["report"])
             source = self.studio.rendered(score)
-            near = [is_near(metrics.key(cut(x, REGION)), score) for x in (song, source)]
+            near = [is_near_key(metrics.key(cut(x, REGION)), score) for x in (song, source)]
             found = [metrics.tempo(cut(x, AROUND)) for x in (song, source)]
             same = [metrics.is_tempo(bpm, score.bpm) for bpm in found]
             keys.append((near[0], near[1]))
@@ -387,7 +394,7 @@ class Examination:
         path.with_suffix(".safetensors").unlink(missing_ok=True)
         command = [
             sys.executable, "-m", "acestep", "generate", "--caption", SPEED_CAPTION,
-            "--duration", f"{SECONDS:g}", "--models-dir", str(self.studio.checkpoints),
+            "--duration", f"{songs.SONG_SECONDS:g}", "--models-dir", str(self.studio.checkpoints),
             "--out", str(path),
         ]  # fmt: skip
         began = time.monotonic()
@@ -405,23 +412,23 @@ class Examination:
         ]
 
 
-def thinking(score: Score) -> MusicRequest:
+def thinking_request(score: Score) -> MusicRequest:
     """A caption is all that a planner needs."""
-    return asked(score).model_copy(update={"think": True})
+    return caption_request(score).model_copy(update={"think": True})
 
 
-def unplanned(score: Score) -> MusicRequest:
+def plain_request(score: Score) -> MusicRequest:
     """Without a planner nobody fills in what the DiT is told of tempo and key, so the user does."""
-    return with_metadata(asked(score).model_copy(update={"think": False}), score)
+    return with_metadata(caption_request(score).model_copy(update={"think": False}), score)
 
 
-def unguided(score: Score) -> MusicRequest:
-    return unplanned(score).model_copy(update={"guidance_scale": 1.0})
+def unguided_request(score: Score) -> MusicRequest:
+    return plain_request(score).model_copy(update={"guidance_scale": 1.0})
 
 
-def planned(score: Score) -> MusicRequest:
-    plan = Plan(codes=(tuple(nano_codes.codes(score)),))
-    return with_metadata(asked(score).model_copy(update={"plan": plan}), score)
+def coded_request(score: Score) -> MusicRequest:
+    plan = Plan(codes=(tuple(nano_codes.score_codes(score)),))
+    return with_metadata(caption_request(score).model_copy(update={"plan": plan}), score)
 
 
 def with_metadata(request: MusicRequest, score: Score) -> MusicRequest:
@@ -445,7 +452,7 @@ def has_exact_tempo(score: Score, measured: Measurement) -> bool:
 
 
 def has_near_key(score: Score, measured: Measurement) -> bool:
-    return is_near(measured.key, score)
+    return is_near_key(measured.key, score)
 
 
 def has_key(score: Score, measured: Measurement) -> bool:
@@ -464,7 +471,7 @@ def has_voice(score: Score, measured: Measurement) -> bool:
     return measured.features.has_voice == bool(score.syllables)
 
 
-def is_near(key: Key, score: Score) -> bool:
+def is_near_key(key: Key, score: Score) -> bool:
     return metrics.relation(key, Key(score.key, score.minor)) != "other"
 
 

@@ -24,10 +24,9 @@ from scripts.nano.data.codes import Facts
 from scripts.nano.data.lexicon import DRUM_WORDS, NO_DRUMS
 from scripts.nano.data.score import MAJOR, MINOR, Score
 
-FIRST_SEED = songs.HELD_OUT + 3_000  # a planner may be chosen by these songs
-SECONDS = 20.0
+FIRST_JUDGED = songs.HELD_OUT + 3_000  # a planner may be chosen by these songs
 LONGEST_PLAN = 30.0  # seconds, as the nano presets say
-TEMPI = np.arange(50.0, 200.0, 0.25)  # beats per minute that are told apart
+CODE_TEMPI = np.arange(50.0, 200.0, 0.25)  # beats per minute that are told apart
 TOLERANCE = 0.02
 IN_KEY = 0.9  # share of the chords that must belong to the key
 
@@ -59,19 +58,19 @@ class Verdict:
 def judge(folder: Path, count: int) -> Verdict:
     """Plan held-out songs with the planner of a folder."""
     planner = Planner(PtBackend.load(folder))
-    scores = list(songs.scores(FIRST_SEED, count, SECONDS))
-    plans = [planner.plan(asked(score), LONGEST_PLAN, Reporter()) for score in scores]
+    scores = list(songs.scores(FIRST_JUDGED, count, songs.SONG_SECONDS))
+    plans = [planner.plan(caption_request(score), LONGEST_PLAN, Reporter()) for score in scores]
     planner.close()
     return verdict(scores, plans)
 
 
 def ceiling(count: int) -> Verdict:
     """The scores' own codes."""
-    scores = list(songs.scores(FIRST_SEED, count, SECONDS))
+    scores = list(songs.scores(FIRST_JUDGED, count, songs.SONG_SECONDS))
     return verdict(scores, [_own_plan(score) for score in scores])
 
 
-def asked(score: Score) -> Text2Music:
+def caption_request(score: Score) -> Text2Music:
     """Tempo, key, drums and voice are asked for in words; only the length is a setting."""
     caption = score.caption
     if f"{score.bpm} bpm" not in caption.lower() and f"tempo {score.bpm}" not in caption:
@@ -81,7 +80,9 @@ def asked(score: Score) -> Text2Music:
     drum_words = NO_DRUMS if score.kit is None else DRUM_WORDS[score.kit]
     if not any(name in caption for name in drum_words):
         caption += f", {drum_words[0]}"
-    return Text2Music(caption=caption, lyrics=score.lyrics, duration=SECONDS, seed=score.seed)
+    return Text2Music(
+        caption=caption, lyrics=score.lyrics, duration=songs.SONG_SECONDS, seed=score.seed
+    )
 
 
 def verdict(scores: Sequence[Score], plans: Sequence[Plan]) -> Verdict:
@@ -97,30 +98,30 @@ def verdict(scores: Sequence[Score], plans: Sequence[Plan]) -> Verdict:
         songs=len(scores),
         says_bpm=_share(s.bpm == p.bpm for s, p in zip(scores, plans, strict=True)),
         says_key=_share(s.key_scale == p.key_scale for s, p in zip(scores, plans, strict=True)),
-        tempo=_share(has_tempo(found, score.bpm) for score, found in pairs),
-        key=_share(is_in_key(found, score.key, minor=score.minor) for score, found in pairs),
-        drums=_share(has_drums(found) == (score.kit is not None) for score, found in pairs),
-        voice=_share(has_voice(found) == bool(score.syllables) for score, found in pairs),
+        tempo=_share(codes_have_tempo(found, score.bpm) for score, found in pairs),
+        key=_share(codes_are_in_key(found, score.key, minor=score.minor) for score, found in pairs),
+        drums=_share(codes_have_drums(found) == (score.kit is not None) for score, found in pairs),
+        voice=_share(codes_have_voice(found) == bool(score.syllables) for score, found in pairs),
         syllables=float(np.corrcoef(np.array(sung).T)[0, 1]) if len(sung) > 2 else float("nan"),
     )
 
 
-def tempo(facts: Sequence[Facts]) -> float:
+def codes_tempo(facts: Sequence[Facts]) -> float:
     """Beats per minute at which beats, eighths and sixteenths best fall on the codes' onsets."""
     times = np.array(nano_codes.onsets(facts))
     if len(times) < 4:
         return 0.0
-    turns = np.outer(TEMPI / 60, times)
-    fits = [np.abs(np.exp(2j * np.pi * level * turns).mean(axis=1)) for level in (1, 2, 4)]
-    return float(TEMPI[np.sum(fits, axis=0).argmax()])
+    phases = np.outer(CODE_TEMPI / 60, times)
+    fits = [np.abs(np.exp(2j * np.pi * level * phases).mean(axis=1)) for level in (1, 2, 4)]
+    return float(CODE_TEMPI[np.sum(fits, axis=0).argmax()])
 
 
-def has_tempo(facts: Sequence[Facts], bpm: float) -> bool:
-    found = tempo(facts)
+def codes_have_tempo(facts: Sequence[Facts], bpm: float) -> bool:
+    found = codes_tempo(facts)
     return any(abs(found / (octave * bpm) - 1) <= TOLERANCE for octave in (0.5, 1, 2))
 
 
-def is_in_key(facts: Sequence[Facts], key: int, *, minor: bool) -> bool:
+def codes_are_in_key(facts: Sequence[Facts], key: int, *, minor: bool) -> bool:
     """Whether the chords are triads of the scale."""
     scale = {(key + degree) % 12 for degree in (MINOR if minor else MAJOR)}
     chords = [fact.chord for fact in facts if fact.chord is not None]
@@ -131,11 +132,11 @@ def is_in_key(facts: Sequence[Facts], key: int, *, minor: bool) -> bool:
     return bool(chords) and sum(inside) >= IN_KEY * len(chords)
 
 
-def has_drums(facts: Sequence[Facts]) -> bool:
+def codes_have_drums(facts: Sequence[Facts]) -> bool:
     return sum(fact.has_drums for fact in facts) > len(facts) / 2
 
 
-def has_voice(facts: Sequence[Facts]) -> bool:
+def codes_have_voice(facts: Sequence[Facts]) -> bool:
     return any(fact.voice == 2 for fact in facts)
 
 
@@ -149,7 +150,7 @@ def main() -> None:
 
 
 def _own_plan(score: Score) -> Plan:
-    codes = (tuple(nano_codes.codes(score)),)
+    codes = (tuple(nano_codes.score_codes(score)),)
     return Plan(bpm=score.bpm, key_scale=score.key_scale, codes=codes)
 
 

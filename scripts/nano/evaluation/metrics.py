@@ -23,14 +23,14 @@ from scripts.nano.training.spectral_losses import MelLoss, magnitude
 
 TEMPO_TOLERANCE = 0.02
 OCTAVES = (0.5, 1.0, 2.0)
-TEMPI = torch.arange(50.0, 200.25, 0.25)  # beats per minute that are told apart
+TOLD_TEMPI = torch.arange(50.0, 200.25, 0.25)  # beats per minute that are told apart
 USUAL_TEMPO, TEMPO_SPREAD = 112.0, 0.9  # octaves; of two tempi that fit as well, the usual one
 BEATS = 16  # as many multiples of a beat are looked at
 LONGEST_LAG = 12.0  # seconds
 FLUX_SIZE, FLUX_HOP = 1024, 240
 FLUX_RATE = RATE / FLUX_HOP
 PITCH_SIZE, PITCH_HOP = 16_384, 4096
-LOWEST, HIGHEST = 55.0, 2000.0  # Hz, of pitches
+LOWEST_PITCH, HIGHEST_PITCH = 55.0, 2000.0  # Hz, of pitches
 MOMENT = 6  # pitch windows, half a second
 # How well each pitch class fits a key on C, after Krumhansl & Kessler 1982; but what is not of the
 # scale counts for nothing, because these songs never leave it.
@@ -79,7 +79,7 @@ def tempo(song: Tensor) -> float:
     likeness = torch.fft.irfft(spectrum.abs().square())[:count]
     likeness = likeness / (count - torch.arange(count)) / likeness[0]
     multiples = torch.arange(1, BEATS + 1)
-    lags = 60 * FLUX_RATE / TEMPI[:, None] * multiples
+    lags = 60 * FLUX_RATE / TOLD_TEMPI[:, None] * multiples
     usable = lags < min(0.75 * count, LONGEST_LAG * FLUX_RATE)
     at = lags.clamp_max(count - 2)
     low = at.long()
@@ -87,8 +87,8 @@ def tempo(song: Tensor) -> float:
     values = likeness[low] * (1 - share) + likeness[low + 1] * share
     weights = usable * torch.where(multiples % 4 == 0, 1.5, 1.0)
     scores = (weights * values).sum(1) / weights.sum(1)
-    usual = torch.exp(-0.5 * ((TEMPI / USUAL_TEMPO).log2() / TEMPO_SPREAD) ** 2)
-    return TEMPI[(scores * usual).argmax()].item()
+    usual = torch.exp(-0.5 * ((TOLD_TEMPI / USUAL_TEMPO).log2() / TEMPO_SPREAD) ** 2)
+    return TOLD_TEMPI[(scores * usual).argmax()].item()
 
 
 def is_tempo(found: float, asked: float, octaves: Sequence[float] = OCTAVES) -> bool:
@@ -109,7 +109,7 @@ def chroma(song: Tensor) -> Tensor:
     semitones = 69 + 12 * (frequencies.clamp_min(1) / 440).log2()
     distance = (semitones[:, None] - torch.arange(12) + 6) % 12 - 6
     shares = torch.exp(-0.5 * (distance / 0.28) ** 2) / frequencies.clamp_min(1).sqrt()[:, None]
-    shares *= ((frequencies > LOWEST) & (frequencies < HIGHEST))[:, None]
+    shares *= ((frequencies > LOWEST_PITCH) & (frequencies < HIGHEST_PITCH))[:, None]
     return (above * is_peak).sqrt() @ shares
 
 
@@ -184,7 +184,7 @@ def main() -> None:
     bank = Bank()
     octave = exact = 0
     relations: list[Relation] = []
-    for score in songs.scores(songs.HELD_OUT + 1000, count, 20.0):
+    for score in songs.scores(songs.HELD_OUT + 1000, count, songs.SONG_SECONDS):
         song = torch.from_numpy(render(score, bank))
         found = tempo(song)
         octave += is_tempo(found, score.bpm)

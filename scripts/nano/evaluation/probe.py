@@ -24,7 +24,7 @@ PROBE_WEIGHTS = Path(__file__).with_name("probe.safetensors")
 CHANNELS, WIDTH = 64, 64
 EVENTS = ("syllable", "voice", "drum")
 STYLES = tuple(GENRES)
-TILE = 125  # frames that are encoded at once
+ENCODED_FRAMES = 125  # frames that are encoded at once
 # Chosen on the songs it was trained on.
 SURE = {"syllable": 0.7, "voice": 0.7, "drum": 0.8}
 APART = {"syllable": 3, "drum": 1}  # frames
@@ -101,7 +101,7 @@ class SongProbe:
         """What a song, [2, sample], tells at the loudness of the scores."""
         level = song.square().mean().sqrt().clamp_min(1e-5)
         usual = (song * (LOUDNESS / level))[None]
-        return self.probe.features(self.vae.encode(usual, tile_frames=TILE)[0])
+        return self.probe.features(self.vae.encode(usual, tile_frames=ENCODED_FRAMES)[0])
 
 
 def _peaks(probabilities: Tensor, apart: int, sure: float) -> int:

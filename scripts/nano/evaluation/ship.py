@@ -25,7 +25,11 @@ from scripts.nano.evaluation.evaluate import BASE, TURBO, Figure
 from scripts.nano.training.trainer import CHECKPOINT_FILE, CURVE_FILE
 
 CARDS = Path(__file__).with_name("cards")
-WEIGHTS, INDEX, SILENCE = "model.safetensors", "model.safetensors.index.json", "silence_latent.pt"
+WEIGHTS_FILE, INDEX_FILE, SILENCE_FILE = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "silence_latent.pt",
+)
 MAX_BYTES, MAX_EXAMPLES = 40_000_000, 2_000_000
 EXAMPLES = 5
 VORBIS_LEVEL = 0.7  # about 96 kbit/s
@@ -37,16 +41,16 @@ class Part:
 
     trainings: tuple[str, ...]
     groups: tuple[str, ...]
-    files: tuple[str, ...] = ("config.json", WEIGHTS)
+    files: tuple[str, ...] = ("config.json", WEIGHTS_FILE)
 
 
 PARTS: Mapping[str, Part] = {
     "acestep-nano-vae": Part(("vae-decoder", "vae"), ("vae",), ("config.json",)),
     "acestep-nano-text-encoder": Part(
-        ("training/text_encoder",), (), ("config.json", WEIGHTS, "tokenizer.json")
+        ("training/text_encoder",), (), ("config.json", WEIGHTS_FILE, "tokenizer.json")
     ),
     "acestep-5Hz-lm-nano": Part(
-        ("training/planner",), ("think",), ("config.json", WEIGHTS, "tokenizer.json")
+        ("training/planner",), ("think",), ("config.json", WEIGHTS_FILE, "tokenizer.json")
     ),
     TURBO: Part(("acestep",), ("think", "plain", "codes", "repaint", "cover", "speed")),
     BASE: Part(("acestep",), ("base", "guidance"), ("config.json",)),
@@ -62,7 +66,7 @@ def main() -> None:
     arguments = parser.parse_args()
     figures = [] if arguments.figures is None else read_figures(arguments.figures)
     for name in PARTS:
-        ship(name, arguments.source, arguments.target, figures)
+        ship_checkpoint(name, arguments.source, arguments.target, figures)
     if arguments.songs is not None:
         write_examples(arguments.songs, arguments.target / TURBO / "examples")
     total = sum(p.stat().st_size for n in PARTS for p in (arguments.target / n).rglob("*"))
@@ -71,7 +75,7 @@ def main() -> None:
         raise SystemExit(f"That is more than the {MAX_BYTES / 1e6:.0f} MB that may ship.")
 
 
-def ship(name: str, source: Path, target: Path, figures: Sequence[Figure]) -> None:
+def ship_checkpoint(name: str, source: Path, target: Path, figures: Sequence[Figure]) -> None:
     """Write one checkpoint folder."""
     part, folder = PARTS[name], target / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -80,10 +84,10 @@ def ship(name: str, source: Path, target: Path, figures: Sequence[Figure]) -> No
     if name == "acestep-nano-vae":
         round_weights(source / name / VAE_WEIGHTS, folder / VAE_WEIGHTS)
     if name in (TURBO, BASE):
-        write_silence(source / name / SILENCE, folder / SILENCE)
+        write_silence(source / name / SILENCE_FILE, folder / SILENCE_FILE)
     if name == BASE:
-        (folder / WEIGHTS).unlink(missing_ok=True)
-        refer(folder / INDEX, target / TURBO / WEIGHTS)
+        (folder / WEIGHTS_FILE).unlink(missing_ok=True)
+        refer(folder / INDEX_FILE, target / TURBO / WEIGHTS_FILE)
     if curve := next((c for t in part.trainings if (c := source / t / CURVE_FILE).exists()), None):
         shutil.copyfile(curve, folder / CURVE_FILE)
     rows = [figure for figure in figures if figure.group in part.groups]
@@ -141,9 +145,9 @@ def card(
     trainings: Mapping[str, tuple[int, float]],
 ) -> str:
     """The model card: a template's words, with the numbers of this training."""
-    shipped = folder / (WEIGHTS if (folder / WEIGHTS).exists() else VAE_WEIGHTS)
+    shipped = folder / (WEIGHTS_FILE if (folder / WEIGHTS_FILE).exists() else VAE_WEIGHTS)
     if name == BASE:
-        shipped = folder.parent / TURBO / WEIGHTS
+        shipped = folder.parent / TURBO / WEIGHTS_FILE
     count = sum(value.numel() for value in load_file(shipped).values())
     minutes = sum(m for _, m in trainings.values())
     steps = sum(s for s, _ in trainings.values())

@@ -28,20 +28,20 @@ FIXED = {
 }
 
 
-def build(network: Mapping[str, Any], tokens: int, seed: int, *, rows: float) -> Qwen3:
+def build(network: Mapping[str, Any], tokens: int, seed: int, *, deviation: float) -> Qwen3:
     """A fresh network.
 
     Args:
         network: the sizes, by their names in `config.json`.
         tokens: size of the vocabulary.
-        rows: standard deviation of the embedding's numbers.
+        deviation: of the embedding's numbers.
     """
     config = Qwen3Config.from_dict({**FIXED, **network, "vocab_size": tokens})
     model = Qwen3(config)
     for name, weight in model.named_parameters():
         if weight.ndim < 2:
             continue  # norms start at 1
-        scale = rows if name == "embed_tokens.weight" else 1 / math.sqrt(weight.shape[1])
+        scale = deviation if name == "embed_tokens.weight" else 1 / math.sqrt(weight.shape[1])
         if name.endswith(("o_proj.weight", "down_proj.weight")):
             scale /= math.sqrt(2 * config.num_hidden_layers)  # as many parts make up a state
         with torch.no_grad():

@@ -22,7 +22,7 @@ from scripts.nano.data.score import compose
 
 SIZE = 1600  # of the byte pairs; control tokens and codes come on top
 SONGS = 2000
-FIRST_SEED = 10**9  # apart from all songs that networks learn from or are judged by
+FIRST_READ = 10**9  # apart from all songs that networks learn from or are judged by
 
 
 def read_or_make(path: Path) -> Tokenizer:
@@ -45,7 +45,7 @@ def with_audio_codes(tokenizer: Tokenizer) -> Tokenizer:
 
 def _texts(songs: int) -> Iterator[str]:
     """Prompts of the DiT and of the planner, as the product writes them."""
-    for seed in range(FIRST_SEED, FIRST_SEED + songs):
+    for seed in range(FIRST_READ, FIRST_READ + songs):
         rng = np.random.default_rng(seed)
         score = compose(seed)
         request = captions.request_for(score, rng)

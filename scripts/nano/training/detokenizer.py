@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from acestep.models.acestep import AceStep
-from scripts.nano.data.codes import FRAMES, LEVELS, codes
+from scripts.nano.data.codes import FRAMES, LEVELS, score_codes
 from scripts.nano.data.score import Score
 
 BATCH = 256  # codes of a step
@@ -42,7 +42,7 @@ class CodeMeans:
             torch.zeros(math.prod(LEVELS)),
         )
         for score, latents in songs:
-            written = torch.tensor(codes(score))
+            written = torch.tensor(score_codes(score))
             frames = torch.from_numpy(latents.astype(np.float32)).unflatten(0, (-1, FRAMES))
             sums.index_add_(0, written, frames)
             counts.index_add_(0, written, torch.ones(len(written)))

@@ -36,7 +36,7 @@ from acestep.models.text_encoder import TextEncoder
 from acestep.request import Text2Music
 from scripts.nano.data import songs
 from scripts.nano.data.codes import FRAMES, LEVELS, digits, transcribe
-from scripts.nano.data.latents import BLOCK, BLOCKS, WORK, load_vae
+from scripts.nano.data.latents import BLOCK_FOLDER, BLOCK_SONGS, WORK, load_trained_vae
 from scripts.nano.data.score import Score, describe
 from scripts.nano.training.detokenizer import CodeMeans, DetokenizerObjective, source_latents
 from scripts.nano.training.trainer import Training, read_config, train, write_weights
@@ -77,9 +77,10 @@ def main() -> None:
         trained = load_file(arguments.start / "model.safetensors")
         model.load_state_dict({name: value.float() for name, value in trained.items()})
     model.to(device)
-    silence = clocked_silence(load_vae().fold().encode(torch.zeros(1, 2, 400 * 1920))[:, 100:300])
+    vae = load_trained_vae().fold()
+    silence = clocked_silence(vae.encode(torch.zeros(1, 2, 400 * 1920))[:, 100:300])
     text_encoder = TextEncoder.load(WORK / "acestep-nano-text-encoder", torch.float32, device)
-    library = Library(BLOCKS, config["seconds"])
+    library = Library(BLOCK_FOLDER, config["seconds"])
     library.grow()
     if arguments.start is None:
         means = CodeMeans.of(zip(library.scores, library.latents, strict=True), silence.shape[-1])
@@ -95,7 +96,7 @@ def main() -> None:
         config["training"],
         WORK / config["progress"],
         validate=objective.validate,
-        export=lambda module: export(module, network, silence),
+        export=lambda module: export_acestep(module, network, silence),
     )
 
 
@@ -107,12 +108,14 @@ class Library:
         self.latents: list[np.ndarray] = []
         self.scores: list[Score] = []
         self.held_out = np.load(folder / "held-out.npy")
-        self.held_out_scores = list(songs.scores(songs.HELD_OUT, BLOCK, seconds))
+        self.held_out_scores = list(songs.scores(songs.HELD_OUT, BLOCK_SONGS, seconds))
 
     def grow(self) -> int:
         """Read the next blocks that are there; how many songs there are."""
         while (path := self.folder / f"{len(self.scores):05d}.npy").exists():
-            self.scores += songs.scores(songs.TRAINING + len(self.scores), BLOCK, self.seconds)
+            self.scores += songs.scores(
+                songs.TRAINING + len(self.scores), BLOCK_SONGS, self.seconds
+            )
             self.latents += list(np.load(path))
         return len(self.scores)
 
@@ -388,7 +391,7 @@ def pooled(tokenizer: AudioTokenizer, latents: Tensor) -> Tensor:
     return rearrange(states, "(b c) d -> b c d", b=len(latents))
 
 
-def export(model: nn.Module, network: dict, silence: Tensor) -> None:
+def export_acestep(model: nn.Module, network: dict, silence: Tensor) -> None:
     """Both checkpoints of the published layout; they differ in what they are told to be."""
     for name, is_turbo in MODELS.items():
         folder = WORK / name

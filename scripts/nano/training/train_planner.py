@@ -44,11 +44,11 @@ SCALE = 2.0  # of guidance, the product's default
 BEAT_LEVELS = 0  # the dimension of a code that says when the beat falls
 DRUM_LEVELS, VOICE_LEVELS = 1, 2  # those that say whether there are any
 VOICE = 3.0  # weight of the voice on its own
-ROWS = 0.05  # standard deviation of the embedding's first numbers
+EMBEDDING_DEVIATION = 0.05  # of the embedding's first numbers
 
 
 @dataclass(frozen=True)
-class Batch:
+class LessonBatch:
     """Lessons side by side, and below them those of their unconditional prompts.
 
     Attributes:
@@ -86,7 +86,8 @@ class SumOfFacts(nn.Module):
         parts = [F.one_hot(a, n).float() for a, n in zip(answers, sizes, strict=True)]
         self.first_code = first_code
         self.register_buffer("share", torch.cat(parts, dim=1), persistent=False)
-        self.rows = nn.Parameter(ROWS * torch.randn(sum(sizes), width) / math.sqrt(len(sizes)))
+        rows = EMBEDDING_DEVIATION * torch.randn(sum(sizes), width) / math.sqrt(len(sizes))
+        self.rows = nn.Parameter(rows)
 
     share: Float[Tensor, "code fact"]
 
@@ -95,7 +96,7 @@ class SumOfFacts(nn.Module):
         return torch.cat([text, own + self.share @ self.rows])
 
 
-class Lessons:
+class LessonBatches:
     """Endless batches of lessons of similar length."""
 
     def __init__(self, vocabulary: Vocabulary, batch: int, longest: int, read: int = 0) -> None:
@@ -107,11 +108,11 @@ class Lessons:
         self.vocabulary, self.batch, self.longest, self.read = vocabulary, batch, longest, read
         self._group = lru_cache(maxsize=1)(self._make_group)
 
-    def __call__(self, number: int) -> Batch:
+    def __call__(self, number: int) -> LessonBatch:
         """The batch of a step, the same whenever it is asked for."""
         return self._group(number // GROUP)[number % GROUP]
 
-    def _make_group(self, group: int) -> list[Batch]:
+    def _make_group(self, group: int) -> list[LessonBatch]:
         count = GROUP * self.batch
         first = TRAINING + self.read + group * count
         encoded = [self.encode(lesson(seed)) for seed in range(first, first + count)]
@@ -134,7 +135,7 @@ class Lessons:
         return Encoded(prompt, answer.ids, facts, away)
 
 
-def collate(encoded: Sequence[Encoded], longest: int) -> Batch:
+def collate(encoded: Sequence[Encoded], longest: int) -> LessonBatch:
     """Lessons as one batch, padded on the right."""
     guided = [row for row, each in enumerate(encoded) if each.away is not None]
     unconditional = [Encoded(encoded[row].away or [], encoded[row].answer, []) for row in guided]
@@ -146,10 +147,14 @@ def collate(encoded: Sequence[Encoded], longest: int) -> Batch:
         row[[place for place in each.facts if place < longest]] = True
     is_answer = is_real & (torch.arange(ids.shape[1]) >= starts[:, None])
     pairs = [(row, len(encoded) + place) for place, row in enumerate(guided)]
-    return Batch(ids, is_answer, is_fact, torch.tensor(pairs, dtype=torch.long).reshape(-1, 2))
+    return LessonBatch(
+        ids, is_answer, is_fact, torch.tensor(pairs, dtype=torch.long).reshape(-1, 2)
+    )
 
 
-def losses(model: Qwen3, batch: Batch, first_code: int, text_weight: float) -> dict[str, Tensor]:
+def planner_losses(
+    model: Qwen3, batch: LessonBatch, first_code: int, text_weight: float
+) -> dict[str, Tensor]:
     """Cross-entropy of the answers: codes, text, the deciding ones once more, and what guidance
     makes of them."""
     with parametrize.cached():
@@ -201,10 +206,10 @@ def _paired(wanted: Bool[Tensor, "batch token"], pairs: Tensor) -> tuple[Tensor,
     return towards, away
 
 
-def build(network: dict, vocabulary: Vocabulary, seed: int) -> Qwen3:
+def build_planner(network: dict, vocabulary: Vocabulary, seed: int) -> Qwen3:
     """A fresh planner whose code rows are sums of facts."""
     torch.manual_seed(seed)
-    model = qwen3.build(network, vocabulary.size, seed, rows=ROWS)
+    model = qwen3.build(network, vocabulary.size, seed, deviation=EMBEDDING_DEVIATION)
     facts = SumOfFacts(vocabulary.first_code, model.config.hidden_size)
     with torch.no_grad():
         model.embed_tokens.weight[vocabulary.first_code :] *= 0.2  # its own part starts small
@@ -247,19 +252,19 @@ def main() -> None:
         tokens = read_tokenizer(start / TOKENIZER_FILE)
     vocabulary = Vocabulary(tokens)
     network, folder, weight = config["network"], Path(config["folder"]), config["text_weight"]
-    model = build(network, vocabulary, config["seed"])
+    model = build_planner(network, vocabulary, config["seed"])
     if start is not None:
         go_on(model, start)
-    lessons = Lessons(vocabulary, config["batch"], config["longest"], config["read"])
+    lessons = LessonBatches(vocabulary, config["batch"], config["longest"], config["read"])
     training: Training = config["training"]
     held_out = [
         collate([lessons.encode(lesson(HELD_OUT + i * 16 + j)) for j in range(16)], lessons.longest)
         for i in range(config["held_out"] // 16)
     ]
 
-    def loss_of(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    def loss_of(model: nn.Module, batch: LessonBatch) -> dict[str, Tensor]:
         assert isinstance(model, Qwen3)
-        return losses(model, batch, vocabulary.first_code, weight)
+        return planner_losses(model, batch, vocabulary.first_code, weight)
 
     def validate(model: nn.Module) -> float:
         return float(torch.stack([loss_of(model, batch)["codes"] for batch in held_out]).mean())

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from scripts.nano.data import songs
 from scripts.nano.data.codes import FRAME
-from scripts.nano.data.latents import BLOCK, BLOCKS, VAE, WORK
+from scripts.nano.data.latents import BLOCK_FOLDER, BLOCK_SONGS, VAE, WORK
 from scripts.nano.data.score import Score
 from scripts.nano.evaluation.probe import EVENTS, PROBE_WEIGHTS, STYLES, FeatureProbe, SongProbe
 from scripts.nano.training.trainer import Training, train, write_weights
@@ -44,11 +44,11 @@ class ProbeSongs:
 
     def __init__(self, batch: int = 12) -> None:
         self.batch = batch
-        paths = sorted(BLOCKS.glob("[0-9]*.npy"))
-        scores = [
-            score for path in paths
-            for score in songs.scores(songs.TRAINING + int(path.stem), BLOCK, 20.0)
-        ]  # fmt: skip
+        paths = sorted(BLOCK_FOLDER.glob("[0-9]*.npy"))
+        scores: list[Score] = []
+        for path in paths:
+            first = songs.TRAINING + int(path.stem)
+            scores += songs.scores(first, BLOCK_SONGS, songs.SONG_SECONDS)
         latents = np.concatenate([np.load(path) for path in paths])
         self.latents = torch.from_numpy(latents.astype(np.float32)).mT
         self.labels = torch.stack([event_labels(score) for score in scores])
@@ -79,8 +79,8 @@ class ProbeAccuracy(NamedTuple):
 
 def probe_accuracy(probe: FeatureProbe) -> ProbeAccuracy:
     """On held-out scores; the ceiling of what is said of generated songs."""
-    latents = torch.from_numpy(np.load(BLOCKS / "held-out.npy").astype(np.float32))
-    scores = list(songs.scores(songs.HELD_OUT, len(latents), 20.0))
+    latents = torch.from_numpy(np.load(BLOCK_FOLDER / "held-out.npy").astype(np.float32))
+    scores = list(songs.scores(songs.HELD_OUT, len(latents), songs.SONG_SECONDS))
     pairs = [(score, probe.features(song)) for score, song in zip(scores, latents, strict=True)]
     sung = torch.tensor([(len(s.syllables), h.syllables) for s, h in pairs if s.syllables])
     return ProbeAccuracy(

@@ -42,21 +42,21 @@ from scripts.nano.training.trainer import Training, read_config, train
 
 INSTRUCTIONS = (FILL_MASK, FOLLOW_CODES, REPAINT)
 SLOWEST, FASTEST = 30, 300  # beats per minute
-METRES = (2, 3, 4, 6)
+TIME_SIGNATURES = (2, 3, 4, 6)
 CONSONANTS, VOWELS = ("s", "sh", "t", "k", "p", "f", "h", "m", ""), "aeiou"
 QUESTIONS = {
     "genre": len(GENRES),
     "kit": 1 + len(DRUM_WORDS),
     "bpm": FASTEST - SLOWEST + 1,
     "key": 24,
-    "metre": len(METRES),
+    "metre": len(TIME_SIGNATURES),
 }
 # They bring these losses to the size of the others.
-WEIGHTS = {"instruments": 5.0, "caption_tokens": 20.0, "syllables": 0.2}
+LOSS_WEIGHTS = {"instruments": 5.0, "caption_tokens": 20.0, "syllables": 0.2}
 
 
 @dataclass(frozen=True)
-class Batch:
+class PromptBatch:
     """Prompts and what they are about.
 
     Attributes:
@@ -95,7 +95,7 @@ class Reader(nn.Module):
         self.caption_tokens = nn.Linear(width, encoder.config.vocab_size)
         self.sounds = nn.Linear(width, len(CONSONANTS) + len(VOWELS), bias=False)
 
-    def forward(self, batch: Batch) -> Answers:
+    def forward(self, batch: PromptBatch) -> Answers:
         states = self.encoder(batch.prompts) * batch.is_prompt[..., None]
         mean = states.sum(dim=1) / batch.is_prompt.sum(dim=1, keepdim=True)
         rows = self.encoder.embed(batch.lyrics) * batch.is_lyrics[..., None]
@@ -107,7 +107,7 @@ class Reader(nn.Module):
         )
 
 
-class Songs:
+class PromptBatches:
     """Endless batches: some new scores, each under several captions."""
 
     def __init__(self, tokens: Tokenizer, batch: int, captions_per_score: int) -> None:
@@ -117,7 +117,7 @@ class Songs:
     def of(cls, tokens: Tokenizer, config: Mapping[str, Any]) -> Self:
         return cls(tokens, config["batch"], config["captions_per_score"])
 
-    def __call__(self, number: int, first: int = TRAINING) -> Batch:
+    def __call__(self, number: int, first: int = TRAINING) -> PromptBatch:
         """The batch of a step, the same whenever it is asked for."""
         scores: list[Score] = []
         requests: list[MusicRequest] = []
@@ -137,7 +137,7 @@ class Songs:
         for row, request in zip(caption_tokens, requests, strict=True):
             row[self.tokens.encode(" " + request.caption, add_special_tokens=False).ids] = 1
         facts = [_choices(score) for score in scores]
-        return Batch(
+        return PromptBatch(
             read,
             is_read,
             lyrics,
@@ -152,7 +152,7 @@ class Songs:
         return [encoding.ids for encoding in self.tokens.encode_batch(texts)]
 
 
-def losses(reader: Reader, batch: Batch) -> dict[str, Tensor]:
+def reading_losses(reader: Reader, batch: PromptBatch) -> dict[str, Tensor]:
     answers = reader(batch)
     parts = {
         question: F.cross_entropy(answers.choices[question], right)
@@ -165,11 +165,11 @@ def losses(reader: Reader, batch: Batch) -> dict[str, Tensor]:
         answers.caption_tokens, batch.caption_tokens
     )
     parts["syllables"] = F.smooth_l1_loss(answers.sung, batch.sung)
-    return {name: WEIGHTS.get(name, 1.0) * loss for name, loss in parts.items()}
+    return {name: LOSS_WEIGHTS.get(name, 1.0) * loss for name, loss in parts.items()}
 
 
 @torch.no_grad()
-def judge(reader: Reader, batches: list[Batch]) -> dict[str, float]:
+def answer_shares(reader: Reader, batches: list[PromptBatch]) -> dict[str, float]:
     """Shares of right answers, and the mean error in syllables."""
     right: dict[str, list[Tensor]] = {}
     for batch in batches:
@@ -193,15 +193,15 @@ def main() -> None:
     tokens = with_end(tokenizer.read_or_make(Path(config["tokenizer"])))
     network, seed = config["network"], config["seed"]
     torch.manual_seed(seed)  # the heads' first weights
-    reader = Reader(qwen3.build(network, tokens.get_vocab_size(), seed, rows=0.3))
-    songs = Songs.of(tokens, config)
+    reader = Reader(qwen3.build(network, tokens.get_vocab_size(), seed, deviation=0.3))
+    songs = PromptBatches.of(tokens, config)
     held_out = [songs(number, first=HELD_OUT) for number in range(config["held_out_batches"])]
     training: Training = config["training"]
 
     def validate(network: nn.Module) -> float:
         assert isinstance(network, Reader)
-        print({name: round(share, 3) for name, share in judge(network, held_out).items()})
-        found = [sum(losses(network, batch).values()) for batch in held_out]
+        print({name: round(share, 3) for name, share in answer_shares(network, held_out).items()})
+        found = [sum(reading_losses(network, batch).values()) for batch in held_out]
         return float(torch.tensor(found).mean())
 
     def export(trained: nn.Module) -> None:
@@ -210,7 +210,7 @@ def main() -> None:
 
     train(
         reader,
-        lambda step: losses(reader, songs(step)),
+        lambda step: reading_losses(reader, songs(step)),
         training,
         Path(config["progress"]),
         validate=validate,
@@ -224,7 +224,7 @@ def _choices(score: Score) -> dict[str, int]:
         "kit": 0 if score.kit is None else 1 + list(DRUM_WORDS).index(score.kit),
         "bpm": score.bpm - SLOWEST,
         "key": 2 * score.key + score.minor,
-        "metre": METRES.index(score.time_signature),
+        "metre": TIME_SIGNATURES.index(score.time_signature),
     }
 
 

@@ -21,7 +21,7 @@ from acestep.models.config import VaeConfig
 from acestep.models.vae import Vae
 from scripts.nano.data import songs
 from scripts.nano.data.instruments import RATE
-from scripts.nano.data.latents import BLOCK, BLOCKS, VAE, VAE_WEIGHTS, WORK
+from scripts.nano.data.latents import BLOCK_FOLDER, BLOCK_SONGS, VAE, VAE_WEIGHTS, WORK
 from scripts.nano.networks import linear_start
 from scripts.nano.training.spectral_losses import LowLoss, MelLoss, SpectrumLoss
 from scripts.nano.training.trainer import read_config, train, write_weights
@@ -54,10 +54,12 @@ def main() -> None:
     vae.encoder.requires_grad_(not arguments.freeze_encoder)
     if arguments.freeze_encoder:
         config["clip"], config["batch"] = config["decoder_clip"], config["decoder_batch"]
-        blocks = [np.load(BLOCKS / f"{i:05d}.npy") for i in range(0, config["songs"], BLOCK)]
+        blocks = [
+            np.load(BLOCK_FOLDER / f"{i:05d}.npy") for i in range(0, config["songs"], BLOCK_SONGS)
+        ]
         objective = DecoderObjective(vae, pool, config, np.concatenate(blocks))
     else:
-        objective = Objective(vae, pool, config)
+        objective = VaeObjective(vae, pool, config)
     objective.to(device)
     train(
         vae,
@@ -65,12 +67,12 @@ def main() -> None:
         config["training"],
         WORK / ("vae-decoder" if arguments.freeze_encoder else "vae"),
         validate=lambda module: distance(module, held_out),
-        export=lambda module: export(module, network, VAE),
+        export=lambda module: export_vae(module, network, VAE),
     )
-    export(vae, network, VAE)
+    export_vae(vae, network, VAE)
 
 
-class Objective(nn.Module):
+class VaeObjective(nn.Module):
     def __init__(self, vae: Vae, pool: np.ndarray, config: dict) -> None:
         super().__init__()
         self._vae = [vae]  # not a submodule: it is not this module's to move or to save
@@ -112,7 +114,7 @@ class Objective(nn.Module):
         return torch.from_numpy(np.stack(clips))
 
 
-class DecoderObjective(Objective):
+class DecoderObjective(VaeObjective):
     """What the decoder makes of latents that are kept, at their own places of the songs."""
 
     def __init__(self, vae: Vae, pool: np.ndarray, config: dict, latents: np.ndarray) -> None:
@@ -153,7 +155,7 @@ def distance(vae: nn.Module, held_out: np.ndarray, seconds: float = 4.0) -> floa
     return total / len(held_out)
 
 
-def export(vae: nn.Module, network: dict, folder: Path) -> None:
+def export_vae(vae: nn.Module, network: dict, folder: Path) -> None:
     """The published layout, fp32 while it is being trained; `ship` rounds it."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(network, indent=2) + "\n")

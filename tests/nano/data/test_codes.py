@@ -20,7 +20,7 @@ def test_every_code_is_one_set_of_facts() -> None:
 @pytest.mark.parametrize("seed", range(12))
 def test_codes_say_what_the_score_says(seed: int) -> None:
     score = compose(seed, 20.0)
-    found = [codes.decode(code) for code in codes.codes(score)]
+    found = [codes.decode(code) for code in codes.score_codes(score)]
     assert found == codes.transcribe(score)
     assert len(found) == 100
     assert {fact.has_drums for fact in found} == {score.kit is not None}

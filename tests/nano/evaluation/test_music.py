@@ -14,7 +14,7 @@ from acestep.models.load import load_vae
 from acestep.request import Plan
 from acestep.track import Track
 from scripts.nano.data import songs
-from scripts.nano.data.codes import codes
+from scripts.nano.data.codes import score_codes
 from scripts.nano.data.instruments import Bank
 from scripts.nano.data.render import render
 from scripts.nano.data.score import Score, compose
@@ -54,7 +54,7 @@ def planned(service: MusicService) -> list[tuple[Score, Track]]:
             key_scale=score.key_scale,
             duration=SECONDS,
             seed=number,
-            plan=Plan(codes=(tuple(codes(score)),)),
+            plan=Plan(codes=(tuple(score_codes(score)),)),
         )
         made.append((score, service.run(request)[0]))
     return made

@@ -22,7 +22,7 @@ def shipped(tiny_models: Path, tmp_path: Path) -> Path:
         Figure("base", "key", 0.5, (">=", 0.8), None, 25),
     ]
     for name in ship.PARTS:
-        ship.ship(name, tiny_models, tmp_path, figures)
+        ship.ship_checkpoint(name, tiny_models, tmp_path, figures)
     return tmp_path
 
 
@@ -60,8 +60,8 @@ def test_a_silence_that_repeats_itself_is_small(shipped: Path, tmp_path: Path) -
     period = torch.randn(1, 64, 10, generator=torch.Generator().manual_seed(0))
     silence = period.repeat(1, 1, 1500)
     torch.save(silence, tmp_path / "silence.pt")
-    ship.write_silence(tmp_path / "silence.pt", shipped / TURBO / ship.SILENCE)
-    assert (shipped / TURBO / ship.SILENCE).stat().st_size < 50_000
+    ship.write_silence(tmp_path / "silence.pt", shipped / TURBO / ship.SILENCE_FILE)
+    assert (shipped / TURBO / ship.SILENCE_FILE).stat().st_size < 50_000
     assert torch.equal(load_silence(shipped / TURBO), silence.mT)
 
 

@@ -64,7 +64,7 @@ def test_the_silence_is_what_it_was_with_a_clock_on_it(silence: Tensor) -> None:
 
 
 def test_source_latents_are_what_the_product_makes_of_codes(model: AceStep) -> None:
-    wanted = torch.tensor([codes.codes(compose(seed, SECONDS)) for seed in range(2)])
+    wanted = torch.tensor([codes.score_codes(compose(seed, SECONDS)) for seed in range(2)])
     quantizer = model.tokenizer.quantizer
     expected = model.detokenizer(quantizer.decode(wanted))
     torch.testing.assert_close(source_latents(model, quantizer.unfold(wanted)), expected)
@@ -77,8 +77,8 @@ def test_the_detokenizer_learns_the_mean_of_what_a_code_was_written_for(
     rng = np.random.default_rng(0)
     pairs = [(score, rng.standard_normal((100, 64))) for _ in range(2)]
     means = CodeMeans.of(pairs, 64)
-    code = codes.codes(score)[3]
-    places = [i for i, other in enumerate(codes.codes(score)) if other == code]
+    code = codes.score_codes(score)[3]
+    places = [i for i, other in enumerate(codes.score_codes(score)) if other == code]
     frames = [song[5 * i : 5 * i + 5] for _, song in pairs for i in places]
     (row,) = (means.codes == code).nonzero().flatten().tolist()
     np.testing.assert_allclose(means.latents[row], np.mean(frames, axis=0), atol=1e-5)
@@ -144,7 +144,7 @@ def test_both_models_are_written_with_the_clock(
     model: AceStep, silence: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train_acestep, "WORK", tmp_path)
-    train_acestep.export(model, {"model_type": "acestep"}, silence)
+    train_acestep.export_acestep(model, {"model_type": "acestep"}, silence)
     for name in train_acestep.MODELS:
         stored = torch.load(tmp_path / name / "silence_latent.pt", weights_only=True)
         assert torch.equal(stored, silence.mT)

@@ -19,13 +19,13 @@ from scripts.nano.training.train_planner import (
     GROUP,
     SCALE,
     VOICE,
-    Batch,
-    Lessons,
-    build,
+    LessonBatch,
+    LessonBatches,
+    build_planner,
     collate,
     go_on,
-    losses,
     plain,
+    planner_losses,
 )
 from scripts.nano.training.trainer import Training, train
 
@@ -41,16 +41,18 @@ NETWORK = {
 
 
 @pytest.fixture(scope="module")
-def lessons(vocabulary: Vocabulary) -> Lessons:
-    return Lessons(vocabulary, batch=2, longest=400)
+def lessons(vocabulary: Vocabulary) -> LessonBatches:
+    return LessonBatches(vocabulary, batch=2, longest=400)
 
 
 @pytest.fixture
 def model(vocabulary: Vocabulary) -> Qwen3:
-    return build(NETWORK, vocabulary, seed=1)
+    return build_planner(NETWORK, vocabulary, seed=1)
 
 
-def test_only_the_planners_own_tokens_are_learnt(lessons: Lessons, vocabulary: Vocabulary) -> None:
+def test_only_the_planners_own_tokens_are_learnt(
+    lessons: LessonBatches, vocabulary: Vocabulary
+) -> None:
     given = [lesson(1, "song"), lesson(2, "codes")]
     batch = collate([lessons.encode(each) for each in given], longest=1000)
     (pair,) = batch.pairs.tolist()
@@ -66,7 +68,7 @@ def test_only_the_planners_own_tokens_are_learnt(lessons: Lessons, vocabulary: V
 
 
 def test_guided_logits_are_those_the_product_samples_from(
-    lessons: Lessons, model: Qwen3, vocabulary: Vocabulary
+    lessons: LessonBatches, model: Qwen3, vocabulary: Vocabulary
 ) -> None:
     batch = collate([lessons.encode(lesson(4, k)) for k in ("metadata", "song", "codes")], 1000)
     total, count = torch.zeros(()), 0
@@ -80,13 +82,13 @@ def test_guided_logits_are_those_the_product_samples_from(
         chances = guide(*logits, scale=SCALE).log_softmax(dim=1)
         total = total - chances[torch.arange(len(right)), right].sum()
         count += len(right)
-    found = losses(model, batch, vocabulary.first_code, 1.0)["guided"]
+    found = planner_losses(model, batch, vocabulary.first_code, 1.0)["guided"]
     torch.testing.assert_close(found, total / count)
     assert pytest.approx(SCALE) == Text2Music(caption="x").lm_cfg_scale
 
 
 def test_tempo_key_and_the_first_code_are_learnt_once_more(
-    lessons: Lessons, vocabulary: Vocabulary
+    lessons: LessonBatches, vocabulary: Vocabulary
 ) -> None:
     given = lesson(1, "song")
     batch = collate([lessons.encode(given)], longest=1000)
@@ -97,11 +99,11 @@ def test_tempo_key_and_the_first_code_are_learnt_once_more(
 
 
 def test_beats_voice_and_drums_are_learnt_on_their_own_too(
-    lessons: Lessons, model: Qwen3, vocabulary: Vocabulary
+    lessons: LessonBatches, model: Qwen3, vocabulary: Vocabulary
 ) -> None:
     batch = collate([lessons.encode(lesson(4, "codes"))], 1000)
     with torch.no_grad():
-        found = losses(model, batch, vocabulary.first_code, 1.0)
+        found = planner_losses(model, batch, vocabulary.first_code, 1.0)
         logits = [
             (model(row[None, :-1])[0] @ model.embed_tokens.weight.T)[is_answer[1:]]
             for row, is_answer in zip(batch.ids, batch.is_answer, strict=True)
@@ -122,19 +124,21 @@ def test_beats_voice_and_drums_are_learnt_on_their_own_too(
     torch.testing.assert_close(found["drums"], -hit.log())
 
 
-def test_padding_changes_no_loss(lessons: Lessons, model: Qwen3, vocabulary: Vocabulary) -> None:
+def test_padding_changes_no_loss(
+    lessons: LessonBatches, model: Qwen3, vocabulary: Vocabulary
+) -> None:
     short = lessons.encode(lesson(1, "codes"))._replace(away=None)
     alone = collate([short], longest=1000)
     padded = collate([short, lessons.encode(lesson(4, "song"))], longest=1000)
-    first = Batch(padded.ids[:1], padded.is_answer[:1], padded.is_fact[:1], padded.pairs)
+    first = LessonBatch(padded.ids[:1], padded.is_answer[:1], padded.is_fact[:1], padded.pairs)
     assert first.ids.shape[1] > alone.ids.shape[1]
-    expected = losses(model, alone, vocabulary.first_code, 1.0)
-    found = losses(model, first, vocabulary.first_code, 1.0)
+    expected = planner_losses(model, alone, vocabulary.first_code, 1.0)
+    found = planner_losses(model, first, vocabulary.first_code, 1.0)
     torch.testing.assert_close(found["codes"], expected["codes"])
 
 
 def test_a_step_has_the_same_lessons_whenever_it_is_asked_for(vocabulary: Vocabulary) -> None:
-    one, other = (Lessons(vocabulary, batch=2, longest=300) for _ in range(2))
+    one, other = (LessonBatches(vocabulary, batch=2, longest=300) for _ in range(2))
     one(0)
     assert torch.equal(one(17).ids, other(17).ids)
     assert not torch.equal(one(17).ids, one(18).ids)
@@ -142,7 +146,9 @@ def test_a_step_has_the_same_lessons_whenever_it_is_asked_for(vocabulary: Vocabu
 
 
 def test_a_second_training_reads_other_lessons(vocabulary: Vocabulary) -> None:
-    first, second = (Lessons(vocabulary, batch=2, longest=300, read=n) for n in (0, GROUP * 2))
+    first, second = (
+        LessonBatches(vocabulary, batch=2, longest=300, read=n) for n in (0, GROUP * 2)
+    )
     read, next_read, other = (
         sorted(lessons(step).ids.sum().item() for step in range(at, at + GROUP))
         for lessons, at in ((first, 0), (first, GROUP), (second, 0))
@@ -151,7 +157,7 @@ def test_a_second_training_reads_other_lessons(vocabulary: Vocabulary) -> None:
 
 
 def test_the_product_reads_what_is_exported(
-    tmp_path: Path, lessons: Lessons, model: Qwen3, vocabulary: Vocabulary
+    tmp_path: Path, lessons: LessonBatches, model: Qwen3, vocabulary: Vocabulary
 ) -> None:
     ids = torch.tensor([[5, vocabulary.first_code + 7, vocabulary.first_code + 3149]])
     copy = plain(model)
@@ -165,7 +171,7 @@ def test_a_training_goes_on_from_what_was_exported(
     tmp_path: Path, model: Qwen3, vocabulary: Vocabulary
 ) -> None:
     qwen3.write(tmp_path, NETWORK, vocabulary.tokenizer, plain(model))
-    other = build(NETWORK, vocabulary, seed=2)
+    other = build_planner(NETWORK, vocabulary, seed=2)
     go_on(other, tmp_path)
     ids = torch.tensor([[5, vocabulary.first_code + 7, vocabulary.first_code + 3149]])
     torch.testing.assert_close(other(ids), model(ids), rtol=0.05, atol=0.02)  # kept as bfloat16
@@ -187,19 +193,19 @@ def test_codes_that_share_facts_learn_together(model: Qwen3, vocabulary: Vocabul
 
 
 def test_a_resumed_training_ends_with_the_same_weights_and_the_loss_falls(
-    tmp_path: Path, lessons: Lessons, vocabulary: Vocabulary
+    tmp_path: Path, lessons: LessonBatches, vocabulary: Vocabulary
 ) -> None:
     training = Training(
         minutes=100, learning_rate=0.02, steps=12, warmup_steps=2, save_seconds=0.0, log_seconds=0.0
     )
 
     def run(folder: Path, stop: int | None = None) -> Qwen3:
-        model = build(NETWORK, vocabulary, seed=1)
+        model = build_planner(NETWORK, vocabulary, seed=1)
 
         def loss_of(step: int) -> dict[str, torch.Tensor]:
             if step == stop:
                 raise KeyboardInterrupt
-            return losses(model, lessons(step), vocabulary.first_code, 0.5)
+            return planner_losses(model, lessons(step), vocabulary.first_code, 0.5)
 
         if stop is None:
             train(model, loss_of, training, folder)
@@ -211,12 +217,14 @@ def test_a_resumed_training_ends_with_the_same_weights_and_the_loss_falls(
     @torch.no_grad()
     def loss(model: Qwen3, name: str) -> float:
         batches = [lessons(step) for step in range(training.steps)]
-        return sum(float(losses(model, b, vocabulary.first_code, 0.5)[name]) for b in batches)
+        return sum(
+            float(planner_losses(model, b, vocabulary.first_code, 0.5)[name]) for b in batches
+        )
 
     whole = run(tmp_path / "whole")
     run(tmp_path / "cut", stop=7)
     assert _same(whole, run(tmp_path / "cut"))
-    fresh = build(NETWORK, vocabulary, seed=1)
+    fresh = build_planner(NETWORK, vocabulary, seed=1)
     for name in ("codes", "text"):
         assert loss(whole, name) < 0.9 * loss(fresh, name)
 

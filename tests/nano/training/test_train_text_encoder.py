@@ -12,7 +12,12 @@ from scripts.nano.data.genres import GENRES
 from scripts.nano.data.score import compose
 from scripts.nano.data.songs import TRAINING
 from scripts.nano.networks import qwen3
-from scripts.nano.training.train_text_encoder import CONSONANTS, Reader, Songs, losses
+from scripts.nano.training.train_text_encoder import (
+    CONSONANTS,
+    PromptBatches,
+    Reader,
+    reading_losses,
+)
 from scripts.nano.training.trainer import Training, train
 
 NETWORK = {
@@ -32,16 +37,16 @@ def tokens(shared_tokenizer: Tokenizer) -> Tokenizer:
 
 
 @pytest.fixture(scope="module")
-def songs(tokens: Tokenizer) -> Songs:
-    return Songs(tokens, batch=8, captions_per_score=2)
+def songs(tokens: Tokenizer) -> PromptBatches:
+    return PromptBatches(tokens, batch=8, captions_per_score=2)
 
 
 def reader(tokens: Tokenizer) -> Reader:
     torch.manual_seed(1)
-    return Reader(qwen3.build(NETWORK, tokens.get_vocab_size(), seed=1, rows=0.3))
+    return Reader(qwen3.build(NETWORK, tokens.get_vocab_size(), seed=1, deviation=0.3))
 
 
-def test_the_answers_are_the_scores(songs: Songs) -> None:
+def test_the_answers_are_the_scores(songs: PromptBatches) -> None:
     batch = songs(3)
     for place in range(4):
         score = compose(TRAINING + 3 * 4 + place, 20.0)
@@ -53,14 +58,14 @@ def test_the_answers_are_the_scores(songs: Songs) -> None:
         assert (batch.sung[row, len(CONSONANTS) :].sum() > 0) == bool(score.syllables)
 
 
-def test_the_prompt_is_the_one_the_dit_is_given(songs: Songs, tokens: Tokenizer) -> None:
+def test_the_prompt_is_the_one_the_dit_is_given(songs: PromptBatches, tokens: Tokenizer) -> None:
     batch = songs(0)
     text = tokens.decode(batch.prompts[0][batch.is_prompt[0]].tolist(), skip_special_tokens=False)
     assert text.startswith("# Instruction\n")
     assert text.endswith(" seconds\n<|endoftext|>\n<|endoftext|>")
 
 
-def test_padding_changes_no_answer(songs: Songs, tokens: Tokenizer) -> None:
+def test_padding_changes_no_answer(songs: PromptBatches, tokens: Tokenizer) -> None:
     batch = songs(0)
     network = reader(tokens)
     length = int(batch.is_prompt[0].sum())
@@ -70,13 +75,15 @@ def test_padding_changes_no_answer(songs: Songs, tokens: Tokenizer) -> None:
 
 
 def test_it_learns_and_the_product_reads_it(
-    songs: Songs, tokens: Tokenizer, tmp_path: Path
+    songs: PromptBatches, tokens: Tokenizer, tmp_path: Path
 ) -> None:
     network = reader(tokens)
-    before = sum(losses(network, songs(100)).values())
+    before = sum(reading_losses(network, songs(100)).values())
     training = Training(minutes=10, learning_rate=0.01, steps=25, warmup_steps=5)
-    train(network, lambda step: losses(network, songs(step)), training, tmp_path / "training")
-    assert sum(losses(network, songs(100)).values()) < 0.7 * before
+    train(
+        network, lambda step: reading_losses(network, songs(step)), training, tmp_path / "training"
+    )
+    assert sum(reading_losses(network, songs(100)).values()) < 0.7 * before
 
     qwen3.write(tmp_path / "encoder", NETWORK, tokens, network.encoder)
     encoder = TextEncoder.load(tmp_path / "encoder")
