@@ -13,7 +13,6 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from acestep.checkpoints import download as downloads
 from acestep.checkpoints.download import (
     DownloadPlan,
     DownloadProgress,
@@ -26,6 +25,7 @@ from acestep.checkpoints.download import (
     verify,
 )
 from acestep.checkpoints.locate import Catalogue, Checkpoints, Entry, Manifest
+from acestep.checkpoints.locate import download as downloads
 from acestep.errors import Cancelled, CheckpointError, DownloadError, ModelMissing
 
 REPO = "ACE-Step/Ace-Step1.5"

@@ -12,8 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from acestep.checkpoints import locate
-from acestep.checkpoints.locate import Catalogue, Checkpoints, Kind
+from acestep.checkpoints.locate import Catalogue, Checkpoints, Kind, locate
 from acestep.errors import CheckpointError, ModelMissing
 from acestep.request import Text2Music
 
