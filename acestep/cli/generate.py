@@ -224,9 +224,9 @@ def look_at_source(request: "MusicRequest") -> None:
 
     if not isinstance(request, Repaint | Cover):
         return
-    from acestep.media import audio
+    from acestep.media.sound_files import probe
 
-    seconds = audio.probe(request.source_audio).seconds
+    seconds = probe(request.source_audio).seconds
     if isinstance(request, Repaint) and seconds is not None:
         request.regions_of(seconds)
 
