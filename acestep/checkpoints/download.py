@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from acestep.checkpoints.locate import Checkpoints, Entry, FileRecord, Kind, Manifest, locate
+from acestep.checkpoints import locate
+from acestep.checkpoints.locate import Checkpoints, Entry, FileRecord, Kind, Manifest
 from acestep.errors import CheckpointError, DownloadError, ModelMissing
 
 # Weights, configurations and tokenizers. Never code; the one pickle is read with weights_only.

@@ -125,7 +125,7 @@ def verify(
     output: Output,
 ) -> None:
     """Read every file of models again and compare it with its checksum."""
-    from acestep.checkpoints.locate import download
+    from acestep.checkpoints import download
 
     places = checkpoints(models_dir)
     folders = [places.find(name) or places.resolve(name) for name in names or ()]
