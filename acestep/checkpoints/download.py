@@ -20,20 +20,15 @@ from pathlib import Path
 from typing import Protocol
 
 from acestep.checkpoints import locate
-from acestep.checkpoints.locate import Checkpoints, Entry, FileRecord, Kind, Manifest
+from acestep.checkpoints.files import REQUIRED, SILENCE_FILE, STEMS, Kind
+from acestep.checkpoints.locate import Checkpoints, Entry, FileRecord, Manifest
 from acestep.errors import CheckpointError, DownloadError, ModelMissing
 
 # Weights, configurations and tokenizers. Never code; the one pickle is read with weights_only.
-WANTED = re.compile(r"[\w.-]+\.(safetensors|json|txt|jinja)|silence_latent\.pt", re.ASCII)
+WANTED = re.compile(rf"[\w.-]+\.(safetensors|json|txt|jinja)|{re.escape(SILENCE_FILE)}", re.ASCII)
 CHUNK_BYTES = 1024**2
 TIMEOUT_SECONDS = 30.0
 RETRIES = 5  # in a row without a byte arriving
-REQUIRED = {  # said when the hub cannot be asked
-    "dit": "config.json, model.safetensors (or its parts and their index) and silence_latent.pt",
-    "vae": "config.json and diffusion_pytorch_model.safetensors",
-    "text_encoder": "config.json, model.safetensors and the tokenizer's files",
-    "lm": "config.json, model.safetensors (or its parts and their index) and the tokenizer's files",
-}
 
 
 @dataclass(frozen=True)
@@ -455,9 +450,11 @@ def _plan_model(name: str, places: Checkpoints, hub: Hub) -> PlannedModel:
 
 def _by_hand(name: str, entry: Entry, folder: Path, error: Unreachable) -> str:
     source = "/".join(part for part in (entry.repo, entry.subfolder) if part)
+    weights = f"{STEMS[entry.kind]}.safetensors (or its parts and their index)"
+    files = f"{', '.join(REQUIRED[entry.kind])} and {weights}"
     return (
-        f"The Hugging Face Hub cannot be reached ({error}). Put {REQUIRED[entry.kind]} of {source} "
-        f"(commit {entry.revision}) into {folder}, or run `acestep models download {name}` on a "
+        f"The Hugging Face Hub cannot be reached ({error}). Put {files} of {source} (commit "
+        f"{entry.revision}) into {folder}, or run `acestep models download {name}` on a "
         f"connected computer and copy the folder."
     )
 

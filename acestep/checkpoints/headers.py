@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from acestep.checkpoints.files import PICKLE_SUFFIXES, SILENCE_FILE
 from acestep.errors import CheckpointError
 
 FLOATS = {"F32": 4, "F16": 2, "BF16": 2}  # bytes per number
@@ -66,9 +67,8 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _pickled(folder: Path) -> Path | None:
-    kinds = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-    found = (path for path in folder.glob("*") if path.suffix in kinds)
-    return next((path for path in sorted(found) if path.stem != "silence_latent"), None)
+    found = (path for path in folder.glob("*") if path.suffix in PICKLE_SUFFIXES)
+    return next((path for path in sorted(found) if path.name != SILENCE_FILE), None)
 
 
 def _sharded(index: Path) -> dict[str, Stored]:

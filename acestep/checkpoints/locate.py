@@ -17,36 +17,21 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from acestep.checkpoints.files import CONFIG_FILE, KIND_NAMES, REQUIRED, STEMS, Kind
 from acestep.checkpoints.headers import MAX_HEADER, stored_tensors, weight_files
 from acestep.errors import CheckpointError, ModelMissing
 from acestep.request import Preset
 
-Kind = Literal["dit", "lm", "vae", "text_encoder"]
 State = Literal["ready", "incomplete", "missing"]
 
 DEFAULT_MODEL = "acestep-v15-nano-turbo"
-CONFIG_FILE = "config.json"
-SILENCE_FILE = "silence_latent.pt"
 MANIFEST_FILE = ".acestep.json"
 COMMIT = re.compile(r"[0-9a-f]{40}")
-KIND_NAMES: Mapping[Kind, str] = {
-    "dit": "music model",
-    "lm": "5Hz language model",
-    "vae": "VAE",
-    "text_encoder": "text encoder",
-}
-STEMS: Mapping[Kind, str] = {
-    "dit": "model",
-    "lm": "model",
-    "vae": "diffusion_pytorch_model",
-    "text_encoder": "model",
-}
 # Sub-folders in which a checkpoint may bring its own companions.
 OWN_FOLDERS: Mapping[str, tuple[str, ...]] = {
     "vae": ("vae",),
     "text_encoder": ("text_encoder", "Qwen3-Embedding-0.6B"),
 }
-PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 FINGERPRINT_BLOCKS = 64
 FINGERPRINT_BLOCK_BYTES = 4096
 
@@ -431,11 +416,8 @@ def problems(folder: Path, kind: Kind | None) -> list[str]:
         stored_tensors(folder, STEMS[kind])
     except CheckpointError as error:
         found.append(str(error).replace(str(folder / "_")[:-1], ""))  # the folder is known
-    if kind == "dit" and not (folder / SILENCE_FILE).is_file():
-        found.append(f"{SILENCE_FILE} is missing.")
-    if kind in ("lm", "text_encoder") and not (folder / "tokenizer.json").is_file():
-        found.append("tokenizer.json is missing.")
-    return found
+    missing = [name for name in REQUIRED[kind] if not (folder / name).is_file()]
+    return found + [f"{name} is missing." for name in missing]
 
 
 def fingerprint(folder: Path) -> str:

@@ -161,7 +161,7 @@ class TestPlan:
             plan("acestep-v15-turbo", places, FakeHub(reachable=False))
         sentence = str(caught.value)
         assert "cannot be reached (no route to host)" in sentence
-        assert "config.json, model.safetensors" in sentence and "silence_latent.pt" in sentence
+        assert "Put config.json, silence_latent.pt and model.safetensors (or its parts" in sentence
         assert f"into {places.root / 'acestep-v15-turbo'}" in sentence
         assert "ACE-Step/Ace-Step1.5/acestep-v15-turbo (commit 19671f4" in sentence
         assert "`acestep models download acestep-v15-turbo`" in sentence

@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import save_file
 
 from acestep.checkpoints import locate
-from acestep.checkpoints.locate import Catalogue, Checkpoints, Kind
+from acestep.checkpoints.files import STEMS, Kind
+from acestep.checkpoints.locate import Catalogue, Checkpoints
 from acestep.errors import CheckpointError, ModelMissing
 from acestep.request import Text2Music
 
@@ -58,7 +59,7 @@ def make_model(tmp_path: Path) -> MakeModel:
         folder = (into or tmp_path / "checkpoints") / name
         folder.mkdir(parents=True)
         (folder / "config.json").write_text(json.dumps(CONFIGS[kind] | config))
-        stem = locate.STEMS[kind]
+        stem = STEMS[kind]
         save_file({"a": torch.arange(9000.0)}, folder / f"{stem}.safetensors")
         if kind == "dit":
             (folder / "silence_latent.pt").write_bytes(b"silence")
@@ -106,7 +107,7 @@ class TestCatalogue:
     def test_published_hashes_are_sha256_of_the_weights(self) -> None:
         for entry in Catalogue.read().models.values():
             for file, digest in entry.sha256.items():
-                assert file == f"{locate.STEMS[entry.kind]}.safetensors"
+                assert file == f"{STEMS[entry.kind]}.safetensors"
                 assert len(digest) == 64 and int(digest, 16)
 
     @pytest.mark.parametrize(
