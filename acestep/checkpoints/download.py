@@ -19,9 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from acestep.checkpoints import locate
+from acestep.checkpoints.catalogue import Entry
 from acestep.checkpoints.files import REQUIRED, SILENCE_FILE, STEMS, Kind
-from acestep.checkpoints.locate import Checkpoints, Entry, FileRecord, Manifest
+from acestep.checkpoints.folder import problems
+from acestep.checkpoints.locate import Checkpoints
+from acestep.checkpoints.manifest import MANIFEST_FILE, FileRecord, Manifest
 from acestep.errors import CheckpointError, DownloadError, ModelMissing
 
 # Weights, configurations and tokenizers. Never code; the one pickle is read with weights_only.
@@ -223,7 +225,7 @@ def verify(
     expected = dict(entry.sha256) if entry else {}
     if manifest is not None:
         expected = {name: record.sha256 for name, record in manifest.files.items()}
-    found = locate.problems(folder, places.kind(folder))
+    found = problems(folder, places.kind(folder))
     sizes = {n: (folder / n).stat().st_size for n in expected if (folder / n).is_file()}
     total, done = sum(sizes.values()), 0
     for name, digest in expected.items():
@@ -475,7 +477,7 @@ def _usable(places: Checkpoints, name: str) -> bool:
 
 
 def _write_manifest(model: PlannedModel, records: dict[str, FileRecord]) -> None:
-    if wrong := locate.problems(model.folder, model.kind):
+    if wrong := problems(model.folder, model.kind):
         raise DownloadError(f"{model.folder} arrived, but cannot be used: {wrong[0]}")
     manifest = Manifest(
         name=model.name,
@@ -484,7 +486,7 @@ def _write_manifest(model: PlannedModel, records: dict[str, FileRecord]) -> None
         commit=model.commit,
         files=records,
     )
-    path = model.folder / locate.MANIFEST_FILE
+    path = model.folder / MANIFEST_FILE
     temporary = path.with_name(path.name + ".part")
     temporary.write_text(json.dumps(manifest.model_dump(), indent=1) + "\n", encoding="utf-8")
     temporary.replace(path)

@@ -103,7 +103,7 @@ def version() -> None:
 
 def load_service(options: ServiceOptions, on_progress: OnProgress | None = None) -> Service:
     """The real service; imports torch."""
-    from acestep.checkpoints.locate import DEFAULT_MODEL
+    from acestep.config import DEFAULT_MODEL
     from acestep.service import AUTO, MusicService
 
     return MusicService.load(

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save
 
 from acestep.checkpoints import download as downloads
+from acestep.checkpoints.catalogue import Catalogue, Entry
 from acestep.checkpoints.download import (
     DownloadPlan,
     DownloadProgress,
@@ -25,7 +26,8 @@ from acestep.checkpoints.download import (
     plan,
     verify,
 )
-from acestep.checkpoints.locate import Catalogue, Checkpoints, Entry, Manifest
+from acestep.checkpoints.locate import Checkpoints
+from acestep.checkpoints.manifest import Manifest
 from acestep.errors import Cancelled, CheckpointError, DownloadError, ModelMissing
 
 REPO = "ACE-Step/Ace-Step1.5"
