@@ -14,7 +14,7 @@ from safetensors.torch import save
 from typer.testing import CliRunner, Result
 
 from acestep.checkpoints.catalogue import Catalogue
-from acestep.checkpoints.download import Listing, RemoteFile
+from acestep.checkpoints.hub import Listing, RemoteFile
 from acestep.cli import build_app, page
 from acestep.cli.app import load_service
 from acestep.cli.options import ServiceOptions

@@ -33,7 +33,7 @@ from acestep.cli.recipes import info, replay
 from acestep.cli.terminal import guarded
 
 if TYPE_CHECKING:
-    from acestep.checkpoints.download import Hub
+    from acestep.checkpoints.hub import Hub
 
 EPILOG = """\
 An option on the command line wins over its environment variable, and that over the default.
