@@ -20,13 +20,14 @@ from pathlib import Path
 from acestep.checkpoints.catalogue import Entry
 from acestep.checkpoints.files import REQUIRED, SILENCE_FILE, STEMS, Kind
 from acestep.checkpoints.folder import problems
-from acestep.checkpoints.hub import CHUNK_BYTES, Hub, HuggingFace, RemoteFile, Unreachable
+from acestep.checkpoints.hub import Hub, HuggingFace, RemoteFile, Unreachable
 from acestep.checkpoints.locate import Checkpoints
 from acestep.checkpoints.manifest import MANIFEST_FILE, FileRecord, Manifest
 from acestep.errors import CheckpointError, DownloadError, ModelMissing
 
 # Weights, configurations and tokenizers. Never code; the one pickle is read with weights_only.
 WANTED = re.compile(rf"[\w.-]+\.(safetensors|json|txt|jinja)|{re.escape(SILENCE_FILE)}", re.ASCII)
+CHUNK_BYTES = 1024**2  # read from disk at once
 RETRIES = 5  # in a row without a byte arriving
 
 
@@ -100,11 +101,19 @@ class DownloadPlan:
 
 @dataclass(frozen=True)
 class DownloadProgress:
-    """`done` of `total` bytes of the whole plan; `file` is the one being fetched or checked."""
+    """`done` of `total` bytes of the whole plan are here and checked.
+
+    Attributes:
+        file: the one being fetched or checked.
+        fetched: bytes that this download has brought; those that were here are not among them.
+        missing: bytes that it has yet to bring.
+    """
 
     file: str
     done: int
     total: int
+    fetched: int = 0
+    missing: int = 0
 
 
 def plan(name: str, places: Checkpoints, hub: Hub | None = None) -> DownloadPlan:
@@ -139,7 +148,8 @@ def download(
     the next download of the same model goes on from there.
 
     Args:
-        on_progress: called about once per MiB.
+        on_progress: called with every piece that arrives or is checked, and before a lost
+            connection is tried again.
         retry_seconds: pause before a lost connection is tried again.
 
     Returns:
@@ -212,12 +222,30 @@ class _Meter:
     ) -> None:
         self.total = plan.size
         self.done = 0
+        self._fetched = 0
+        self._unread = plan.present  # bytes that are here, of files whose turn has not come
         self._on_progress = on_progress
 
-    def advance(self, file: str, count: int) -> None:
+    def begin(self, file: PlannedFile) -> None:
+        self._unread -= file.present
+
+    def checked(self, file: PlannedFile, count: int) -> None:
         self.done += count
+        self.report(file)
+
+    def fetched(self, file: PlannedFile, count: int) -> None:
+        self._fetched += count
+        self.checked(file, count)
+
+    def thrown_away(self, count: int) -> None:
+        self.done -= count
+
+    def report(self, file: PlannedFile) -> None:
         if self._on_progress is not None:
-            self._on_progress(DownloadProgress(file, self.done, self.total))
+            missing = max(0, self.total - self.done - self._unread)
+            name = file.target.name
+            progress = DownloadProgress(name, self.done, self.total, self._fetched, missing)
+            self._on_progress(progress)
 
 
 class _Hasher:
@@ -257,6 +285,7 @@ class _Fetch:
         self._retry_seconds = retry_seconds
 
     def __call__(self, model: PlannedModel, file: PlannedFile) -> FileRecord:
+        self._meter.begin(file)
         if file.target.is_file():
             hasher = self._hash(file, file.target)
             if hasher.matches:
@@ -281,7 +310,8 @@ class _Fetch:
         hasher = _Hasher(file.remote)
         if path.is_file():
             for chunk in _read(path):
-                self._count(file, hasher, chunk)
+                hasher.update(chunk)
+                self._meter.checked(file, len(chunk))
         return hasher
 
     def _complete(self, model: PlannedModel, file: PlannedFile, hasher: _Hasher) -> None:
@@ -301,6 +331,7 @@ class _Fetch:
                     f"connection was lost ({why}). Run the download again to go on from there."
                 )
             if hasher.count < file.remote.size:
+                self._meter.report(file)
                 time.sleep(self._retry_seconds)
 
     def _append(self, model: PlannedModel, file: PlannedFile, hasher: _Hasher) -> None:
@@ -311,17 +342,14 @@ class _Fetch:
         with file.part.open("ab") as part:
             for chunk in chunks:
                 part.write(chunk)
-                self._count(file, hasher, chunk)
+                hasher.update(chunk)
+                self._meter.fetched(file, len(chunk))
             part.flush()
             os.fsync(part.fileno())
 
-    def _count(self, file: PlannedFile, hasher: _Hasher, chunk: bytes) -> None:
-        hasher.update(chunk)
-        self._meter.advance(file.target.name, len(chunk))
-
     def _forget(self, hasher: _Hasher, path: Path) -> None:
         path.unlink(missing_ok=True)
-        self._meter.done -= hasher.count
+        self._meter.thrown_away(hasher.count)
 
 
 def _plan_model(name: str, places: Checkpoints, hub: Hub) -> PlannedModel:

@@ -11,7 +11,6 @@ from typing import Protocol
 
 from acestep.errors import DownloadError
 
-CHUNK_BYTES = 1024**2
 TIMEOUT_SECONDS = 30.0
 
 
@@ -100,7 +99,8 @@ class HuggingFace:
             hf_raise_for_status(response)
             # A server may ignore the range and send the file from its beginning.
             skip = start if response.status_code == 200 else 0
-            for chunk in response.iter_bytes(CHUNK_BYTES):
+            # As they arrive: on a slow line a full MiB would keep a cancelled download waiting.
+            for chunk in response.iter_bytes():
                 rest = chunk[skip:]
                 skip -= len(chunk) - len(rest)
                 if rest:

@@ -18,6 +18,8 @@ from acestep.checkpoints.locate import Checkpoints
 from acestep.checkpoints.manifest import Manifest
 from acestep.errors import Cancelled, CheckpointError, DownloadError, ModelMissing
 
+CONFIG = FILES["vae/config.json"]
+
 
 @pytest.fixture
 def places(tmp_path: Path) -> Checkpoints:
@@ -139,6 +141,37 @@ class TestDownload:
         fetch(again, hub)
         assert hub.requests == [("vae/diffusion_pytorch_model.safetensors", arrived)]
         assert verify(places.root / "vae", places) == []
+
+    def test_what_was_fetched_is_told_from_what_was_only_checked(self, places: Checkpoints) -> None:
+        part = places.root / "vae" / "diffusion_pytorch_model.safetensors.part"
+        part.parent.mkdir(parents=True)
+        part.write_bytes(WEIGHTS[:150_000])
+        planned = plan("vae", places, FakeHub())
+        seen = fetch(planned, FakeHub())
+        checked = [p for p in seen if p.file in part.name and p.fetched == len(CONFIG)]
+        assert checked[-1].done == len(CONFIG) + 150_000
+        assert checked[-1].missing == planned.missing - len(CONFIG)
+        assert (seen[-1].fetched, seen[-1].missing) == (planned.missing, 0)
+
+    def test_a_part_that_is_thrown_away_is_missing_again(self, places: Checkpoints) -> None:
+        part = places.root / "vae" / "diffusion_pytorch_model.safetensors.part"
+        part.parent.mkdir(parents=True)
+        part.write_bytes(b"x" * 150_000)
+        seen = fetch(plan("vae", places, FakeHub()), FakeHub())
+        assert max(p.missing for p in seen if p.file in part.name) > len(WEIGHTS) - 20_000
+        assert seen[-1].fetched == len(CONFIG) + len(WEIGHTS) - 150_000 + len(WEIGHTS)
+        assert seen[-1].missing == 0
+
+    def test_a_download_that_hangs_can_be_cancelled_between_attempts(
+        self, places: Checkpoints
+    ) -> None:
+        def cancel(progress: DownloadProgress) -> None:
+            raise Cancelled("Cancelled.")
+
+        hub = FakeHub(breaks_after=0)
+        with pytest.raises(Cancelled):
+            download(plan("vae", places, hub), cancel, hub, retry_seconds=0)
+        assert len(hub.requests) == 1
 
     def test_a_connection_lost_for_good_says_how_far_it_came(self, places: Checkpoints) -> None:
         hub = FakeHub(breaks_after=0)
