@@ -14,7 +14,8 @@ import torch
 
 import acestep
 from acestep import pipeline
-from acestep.checkpoints.locate import Checkpoints, fingerprint
+from acestep.checkpoints.folder import fingerprint
+from acestep.checkpoints.locate import Checkpoints
 from acestep.config import AUTO, DEFAULT_MODEL, NO_LM, ServiceConfig
 from acestep.errors import AceStepError, InvalidRequest, OutOfMemory, Unavailable, UnsoundResult
 from acestep.library.latents import sample_hash

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from acestep.checkpoints.locate import fingerprint
+from acestep.checkpoints.folder import fingerprint
 from scripts.nano.data.score import Score
 from scripts.nano.evaluation import metrics, probe
 from scripts.nano.evaluation.metrics import Key

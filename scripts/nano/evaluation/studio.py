@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from acestep import MusicService
-from acestep.checkpoints.locate import Checkpoints, fingerprint
+from acestep.checkpoints.folder import fingerprint
+from acestep.checkpoints.locate import Checkpoints
 from acestep.media import audio
 from acestep.request import MusicRequest
 from scripts.nano.data.instruments import Bank
