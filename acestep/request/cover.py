@@ -1,6 +1,6 @@
 """Cover: a song in another style, with its structure kept."""
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import model_validator
 
@@ -13,15 +13,18 @@ from acestep.request.values import File
 class Cover(Edit):
     """A song in another style, with its structure kept."""
 
+    title: ClassVar[str] = "Cover"
+    verb: ClassVar[str] = "cover"
+    argument: ClassVar[str | None] = "source_audio"
     task: Literal["cover"] = "cover"
     source_audio: File = setting(
         ..., "source", "Source Audio", "The song to cover.",
-        missing="Choose the song to cover first.",
+        metavar="SONG", missing="Choose the song to cover first.",
     )  # fmt: skip
     audio_cover_strength: float = setting(
         1.0, "source", "Audio Cover Strength",
         "The share of the steps that follow the source: high is the same song in new clothes.",
-        ge=0.0, le=1.0,
+        flags=("--strength",), ge=0.0, le=1.0,
     )  # fmt: skip
     cover_noise_strength: float = setting(
         0.0, "source", "Cover Noise Strength", "Starts closer to the source's own sound.",

@@ -36,8 +36,17 @@ from acestep.seeds import MAX_SEED, draw_seed
 
 
 class MusicRequest(Schema):
-    """What all tasks share. Use `Text2Music`, `Repaint` or `Cover`."""
+    """What all tasks share. Use `Text2Music`, `Repaint` or `Cover`.
 
+    Attributes:
+        title: of the task's tab.
+        verb: of the task's command.
+        argument: the field that the command takes without a flag.
+    """
+
+    title: ClassVar[str]
+    verb: ClassVar[str]
+    argument: ClassVar[str | None] = None
     can_think: ClassVar[bool] = True  # whether the planner has a part in this task
 
     caption: Text = setting(
@@ -49,6 +58,7 @@ class MusicRequest(Schema):
         "Lyrics",
         "One line per sung line, with [Verse], [Chorus] … above the parts. "
         "Empty or [Instrumental] for no voice.",
+        metavar="TEXT|@FILE",
         max_length=4096,
     )
     vocal_language: Language = setting(

@@ -1,19 +1,22 @@
 """Repaint: regions of a song are made anew; the rest stays bit-identical."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, model_validator
 from pydantic_core import PydanticCustomError
 
 from acestep.errors import InvalidRequest
 from acestep.request.edit import Edit
-from acestep.request.regions import Region, describe, require_forward, settle
+from acestep.request.regions import Region, describe, read, require_forward, settle
 from acestep.request.schema import setting
 from acestep.request.values import MAX_DURATION, MAX_REGIONS, File, RepaintMode
 
 
 def _regions(value: object) -> object:
-    """Pairs of seconds; one pair may be written without the brackets around it."""
+    """Pairs of seconds, or text such as `12:20, 40 to 48`; one pair may be written without the
+    brackets around it."""
+    if isinstance(value, str):
+        value = read(value)
     pairs = [value] if _is_pair(value) else value
     if not isinstance(pairs, list | tuple) or not all(map(_is_pair, pairs)):
         raise PydanticCustomError(
@@ -35,26 +38,29 @@ def _is_pair(value: object) -> bool:
 class Repaint(Edit):
     """Regions of a song are made anew; the rest stays bit-identical."""
 
+    title: ClassVar[str] = "Repaint"
+    verb: ClassVar[str] = "repaint"
+    argument: ClassVar[str | None] = "source_audio"
     task: Literal["repaint"] = "repaint"
     source_audio: File = setting(
         ..., "source", "Source Audio", "The song to change.",
-        missing="Choose the song to change first.",
+        metavar="SONG", missing="Choose the song to change first.",
     )  # fmt: skip
     repainting_start: float = setting(
         0.0, "source", "Repainting Start",
         "Where the region begins; below 0 adds music before the song.",
-        unit="s", ge=-MAX_DURATION, le=MAX_DURATION,
+        flags=("--start",), unit="s", ge=-MAX_DURATION, le=MAX_DURATION,
     )  # fmt: skip
     repainting_end: float | None = setting(
         None, "source", "Repainting End",
         "Where the region ends (empty: the end of the song, or its beginning when the region "
         "begins before it); past the song adds music after it.",
-        unit="s", ge=0.0, le=2 * MAX_DURATION,
+        flags=("--end",), unit="s", ge=0.0, le=2 * MAX_DURATION,
     )  # fmt: skip
     regions: Annotated[tuple[Region, ...], BeforeValidator(_regions)] = setting(
         (), "source", "Regions",
         "Several regions at once, as pairs of seconds, instead of Repainting Start and End.",
-        max_length=MAX_REGIONS,
+        flags=("--region",), metavar="A:B", max_length=MAX_REGIONS,
     )  # fmt: skip
     mode: RepaintMode = setting(
         "balanced", "source", "Repaint Mode",

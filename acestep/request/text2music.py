@@ -1,6 +1,6 @@
 """Text2Music: a caption and lyrics become a song."""
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import model_validator
 
@@ -11,6 +11,8 @@ from acestep.request.music import MusicRequest
 class Text2Music(MusicRequest):
     """A caption and lyrics become a song."""
 
+    title: ClassVar[str] = "Text2Music"
+    verb: ClassVar[str] = "generate"
     task: Literal["text2music"] = "text2music"
 
     @model_validator(mode="after")
