@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperGroup
 
-from acestep.cli.generate import (
+from acestep.cli.jobs import (
     LoadService,
     OnProgress,
     Service,

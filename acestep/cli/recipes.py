@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from acestep.cli.generate import Destination, Service, describe, parse
+from acestep.cli.jobs import Destination, Service, describe, parse
 from acestep.cli.options import ServiceOptions
 from acestep.cli.terminal import Output, interruptible, progress_line
 from acestep.errors import AudioError
