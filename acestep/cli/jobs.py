@@ -1,58 +1,35 @@
-"""`generate`, `repaint`, `cover`, `run`: requests become files."""
+"""Requests become files: the verbs of the tasks, `run`, `plan` and `understand`."""
 
 import json
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from acestep.cli.options import FIELDS, ServiceOptions, read_fields, read_text
-from acestep.cli.terminal import INTERRUPTED, Failure, Output, attempt, interruptible, progress_line
+from acestep.cli.options import FIELDS, read_files, read_text, task_of
+from acestep.cli.settings import service_config
+from acestep.cli.terminal import (
+    INTERRUPTED,
+    Output,
+    ProgressLine,
+    attempt,
+    interruptible,
+    progress_line,
+)
 from acestep.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from acestep.library.track import Track
-    from acestep.progress import CancelToken, Progress
-    from acestep.request import MusicRequest, Plan
+    from acestep.config import ServiceConfig
+    from acestep.engine.engine import Change, Engine
+    from acestep.engine.jobs import Action, Outcome
+    from acestep.progress import CancelToken
+    from acestep.request import MusicRequest
+    from acestep.request.schema import Schema
 
 PARTIAL = 8  # exit code: some jobs of several failed
-
-
-class Service(Protocol):
-    """What commands need of `MusicService`; tests give another."""
-
-    @property
-    def model(self) -> str: ...
-    @property
-    def device_name(self) -> str: ...
-
-    def run(
-        self,
-        request: "MusicRequest",
-        on_progress: "OnProgress | None" = None,
-        cancel: "CancelToken | None" = None,
-    ) -> "list[Track]": ...
-
-    def plan(
-        self,
-        request: "MusicRequest",
-        on_progress: "OnProgress | None" = None,
-        cancel: "CancelToken | None" = None,
-    ) -> "Plan": ...
-
-    def understand(
-        self,
-        source: Path,
-        on_progress: "OnProgress | None" = None,
-        cancel: "CancelToken | None" = None,
-    ) -> "Plan": ...
-
-
-OnProgress = Callable[["Progress"], None]
-LoadService = Callable[[ServiceOptions, OnProgress | None], Service]
 
 Out = Annotated[
     str,
@@ -66,66 +43,89 @@ Out = Annotated[
 ]
 
 
-Source = Annotated[Path, typer.Argument(metavar="SONG", help="A song or any other recording.")]
+class Client:
+    """Submits jobs to an engine and waits for each; says on the terminal how far it is."""
+
+    def __init__(self, engine: "Engine", line: ProgressLine, cancel: "CancelToken") -> None:
+        self.line = line
+        self.cancel = cancel
+        self._engine = engine
+
+    def do(self, request: "Schema", action: "Action" = "render", out: str = "") -> "Outcome":
+        """What comes of a job.
+
+        Raises:
+            AceStepError: why there is none.
+        """
+        with self._followed() as changed:
+            job = self._engine.submit(request, action=action, out=out)
+            is_cancelled = False
+            while not (job := self._engine.job(job.id)).is_over:
+                if self.cancel.cancelled and not is_cancelled:
+                    is_cancelled = True
+                    self._engine.cancel(job.id)
+                changed.wait(0.1)  # a bounded wait lets Windows deliver Ctrl+C
+                changed.clear()
+        self.line.close()
+        if job.failure is not None:
+            raise job.failure.to_error()
+        assert job.outcome is not None, "a job that is done has an outcome"
+        return job.outcome
+
+    @contextmanager
+    def _followed(self) -> Iterator[threading.Event]:
+        """Progress goes to the terminal; the event is set with every change."""
+        changed = threading.Event()
+
+        def listen(change: "Change") -> None:
+            self._show(change)
+            changed.set()
+
+        stop = self._engine.subscribe(listen)
+        try:
+            yield changed
+        finally:
+            stop()
+
+    def _show(self, change: "Change") -> None:
+        from acestep.engine.jobs import Job
+
+        events = change.events if isinstance(change, Job) else [change.loading]
+        if events and (latest := events[-1]) is not None:
+            self.line(latest)
 
 
-def generate(
-    ctx: typer.Context, *, out: Out = "outputs", service: ServiceOptions, output: Output
-) -> None:
-    """Turn a caption and lyrics into a song."""
-    make(ctx, "text2music", {}, out, service, output)
+@contextmanager
+def client(ctx: typer.Context, config: "ServiceConfig | None" = None) -> Iterator[Client]:
+    """A client of an engine in this process, whose job the first Ctrl+C cancels."""
+    engine: Engine = ctx.obj.make_engine(config or service_config(ctx))
+    try:
+        with interruptible() as cancel, progress_line() as line:
+            yield Client(engine, line, cancel)
+    finally:
+        engine.close()
 
 
-def repaint(
-    ctx: typer.Context,
-    *,
-    song: Source,
-    out: Out = "outputs",
-    service: ServiceOptions,
-    output: Output,
-) -> None:
-    """Make a region of a song anew, or add music at its ends.
-
-    Everything outside the region stays bit-identical.
-    """
-    make(ctx, "repaint", {"source_audio": str(song)}, out, service, output)
-
-
-def cover(
-    ctx: typer.Context,
-    *,
-    song: Source,
-    out: Out = "outputs",
-    service: ServiceOptions,
-    output: Output,
-) -> None:
-    """Turn a song into another style that keeps its structure."""
-    make(ctx, "cover", {"source_audio": str(song)}, out, service, output)
-
-
-def make(
-    ctx: typer.Context,
-    task: str,
-    arguments: dict[str, Any],
-    out: str,
-    service: ServiceOptions,
-    output: Output,
-) -> None:
-    """Render the request of a command that takes its fields as options."""
-    from acestep.request import TASKS
-
-    fields = ctx.meta[FIELDS]
-    request = TASKS[task].model_validate(arguments | read_fields(fields))
-    make_song(ctx.obj.load_service, request, out, service, output, format_chosen="format" in fields)
+def make(ctx: typer.Context, *, out: Out = "outputs", output: Output) -> None:
+    """Render the request of a task whose verb this is."""
+    assert ctx.info_name is not None
+    task = task_of(ctx.info_name)
+    request = task.model_validate(read_files(task, ctx.meta[FIELDS]))
+    render(ctx, request, out, output)
 
 
 def understand(
-    ctx: typer.Context, *, file: Source, service: ServiceOptions, output: Output
+    ctx: typer.Context,
+    *,
+    file: Annotated[Path, typer.Argument(metavar="SONG", help="A song or any other recording.")],
+    output: Output,
 ) -> None:
     """Say what the 5Hz LM hears in a song: its tempo, key ..."""
-    with interruptible() as cancel, progress_line() as line:
-        heard = ctx.obj.load_service(service, line).understand(file, line, cancel)
-    data = heard.model_dump(mode="json", exclude={"codes"})
+    from acestep.engine.jobs import Recording
+
+    with client(ctx) as engine:
+        heard = engine.do(Recording(source_audio=file), "understand").plan or {}
+    data = {name: value for name, value in heard.items() if name != "codes"}
     known = [f"{name}: {value}" for name, value in data.items() if value not in (None, "")]
     output.result(data, "\n".join(known) or "Nothing was understood.")
 
@@ -143,21 +143,19 @@ def plan(
             help="Write the request with its plan here, to be edited and given to `acestep run`.",
         ),
     ] = None,
-    service: ServiceOptions,
     output: Output,
 ) -> None:
     """Show what the 5Hz LM would plan, as JSON, without rendering it."""
     from acestep.media.files import write_file
 
-    request = parse(request_data(read_text("file", "file", file), str(file))[0])
-    with interruptible() as cancel, progress_line() as line:
-        planned = ctx.obj.load_service(service, line).plan(request, line, cancel)
-    data = planned.model_dump(mode="json")
+    request = read_request(read_text("file", "file", file), str(file))
+    with client(ctx) as engine:
+        data = engine.do(request, "plan").plan
     if out is not None:
-        asked = request.model_dump(mode="json", exclude_unset=True)
+        asked = request.model_dump(mode="json", exclude_defaults=True)
         whole = {"task": "text2music", **asked, "plan": data}
         write_file(out, json.dumps(whole, ensure_ascii=False, indent=2).encode())
-    output.result(data, json.dumps(data, ensure_ascii=False))
+    output.result(data or {}, json.dumps(data, ensure_ascii=False))
 
 
 def run(
@@ -171,102 +169,57 @@ def run(
         ),
     ],
     out: Out = "outputs",
-    service: ServiceOptions,
     output: Output,
 ) -> None:
     """Run any request from a JSON file, or many from a JSONL file."""
     text = read_text("file", "file", file)
     if file.suffix.lower() == ".jsonl":
-        run_jobs(ctx.obj.load_service, text, out, service, output)
+        run_lines(ctx, text, out, output)
         return
-    data, is_recipe = request_data(text, str(file))
-    chosen = "format" in data and not is_recipe
-    request = parse(data)
-    make_song(ctx.obj.load_service, request, out, service, output, format_chosen=chosen)
+    render(ctx, read_request(text, str(file)), out, output)
 
 
-def make_song(
-    load_service: LoadService,
-    request: "MusicRequest",
-    out: str,
-    options: ServiceOptions,
-    output: Output,
-    *,
-    format_chosen: bool,
-) -> None:
-    """Render one request, save it and say so."""
-    from acestep.library.output_paths import Destination
-
-    destination = Destination.parse(out)
-    request = destination.formatted(request, chosen=format_chosen)
-    destination.reserve(request.takes)
-    look_at_source(request)
-    started = time.perf_counter()
-    with interruptible() as cancel, progress_line() as line:
-        service = load_service(options, line)
-        loaded = time.perf_counter()
-        tracks = service.run(request, line, cancel)
-        files = destination.save(tracks)
-    report = describe(service, tracks, files, loaded - started, time.perf_counter() - started)
+def render(ctx: typer.Context, request: "MusicRequest", out: str, output: Output) -> None:
+    """Render one request and say what came of it."""
+    with client(ctx) as engine:
+        report = describe(engine.do(request, out=out))
     for sentence in report["warnings"]:
         output.note(f"Note: {sentence}")
     output.result(report, summary(report))
 
 
-def look_at_source(request: "MusicRequest") -> None:
-    """Refuse what the header of a source forbids, before a model is loaded.
-
-    Raises:
-        AudioError: it is not audio that can be read.
-        InvalidRequest: the song has no such region.
-    """
-    from acestep.request import Cover, Repaint
-
-    if not isinstance(request, Repaint | Cover):
-        return
-    from acestep.media.sound_files import probe
-
-    seconds = probe(request.source_audio).seconds
-    if isinstance(request, Repaint) and seconds is not None:
-        request.regions_of(seconds)
-
-
-def run_jobs(
-    load_service: LoadService, text: str, out: str, options: ServiceOptions, output: Output
-) -> None:
+def run_lines(ctx: typer.Context, text: str, out: str, output: Output) -> None:
     """Render every line; a line that fails is reported and the others go on."""
     from acestep.library.output_paths import Destination
 
-    destination = Destination.parse(out)
-    if destination.is_file:
+    if Destination.parse(out).is_file:
         raise InvalidRequest("out", f"Several jobs need a folder: {out} is a file name.")
     lines = [(n, line) for n, line in enumerate(text.splitlines(), start=1) if line.strip()]
     if not lines:
         raise InvalidRequest("file", "The file has no jobs: write one JSON request per line.")
-    jobs: list[dict[str, Any]] = []
-    with interruptible() as cancel, progress_line() as progress:
-        service = load_service(options, progress)
-
-        def job(line: str) -> dict[str, Any]:
-            request = parse(request_data(line, "The line")[0])
-            started = time.perf_counter()
-            tracks = service.run(request, progress, cancel)
-            files = destination.save(tracks)
-            return describe(service, tracks, files, 0.0, time.perf_counter() - started)
-
+    ended: list[dict[str, Any]] = []
+    with client(ctx) as engine:
         for number, line in lines:
-            ended = attempt(lambda line=line: job(line))
-            progress.close()
-            failed = isinstance(ended, Failure)
-            jobs.append({"line": number, **({"error": asdict(ended)} if failed else ended)})
-            said = ended.message if failed else ", ".join(ended["files"])
-            output.note(f"Line {number}: {said}")
-            if cancel.cancelled:
+            ended.append({"line": number, **run_line(engine, line, out)})
+            output.note(f"Line {number}: {_said(ended[-1])}")
+            if engine.cancel.cancelled:
                 break
-    finish_jobs(jobs, len(lines), output, is_cancelled=cancel.cancelled)
+        is_cancelled = engine.cancel.cancelled
+    finish_lines(ended, len(lines), output, is_cancelled=is_cancelled)
 
 
-def finish_jobs(
+def run_line(engine: Client, line: str, out: str) -> dict[str, Any]:
+    """What `--json` prints for one line: what came of it, or why nothing did."""
+    ended = attempt(lambda: describe(engine.do(read_request(line, "The line"), out=out)))
+    engine.line.close()
+    return ended if isinstance(ended, dict) else {"error": ended.model_dump()}
+
+
+def _said(ended: Mapping[str, Any]) -> str:
+    return ended["error"]["message"] if "error" in ended else ", ".join(ended["files"])
+
+
+def finish_lines(
     jobs: list[dict[str, Any]], total: int, output: Output, *, is_cancelled: bool
 ) -> None:
     """Say what became of the jobs, as an exit code too."""
@@ -280,12 +233,15 @@ def finish_jobs(
         raise typer.Exit(PARTIAL if done else codes[0])
 
 
-def request_data(text: str, where: str) -> tuple[dict[str, Any], bool]:
-    """JSON data of a request, and whether it came from a finished song's recipe.
+def read_request(text: str, where: str) -> "MusicRequest":
+    """The request in a text: JSON data of one, or the recipe of a finished song.
 
     Raises:
-        InvalidRequest: this is not a JSON object.
+        InvalidRequest: it is neither, or a value cannot be used.
     """
+    from acestep.engine import songs
+    from acestep.request import parse_request
+
     try:
         data = json.loads(text)
     except json.JSONDecodeError as error:
@@ -293,37 +249,32 @@ def request_data(text: str, where: str) -> tuple[dict[str, Any], bool]:
     if not isinstance(data, dict):
         raise InvalidRequest("file", f"{where} is not a request: it must be a JSON object.")
     is_recipe = "recipe" in data and isinstance(data.get("request"), dict)
-    return (data["request"], True) if is_recipe else (data, False)
+    return songs.request_in(data) if is_recipe else parse_request(data)
 
 
-def parse(data: dict[str, Any]) -> "MusicRequest":
-    from acestep.request import parse_request
+def describe(outcome: "Outcome") -> dict[str, Any]:
+    """What `--json` prints for one rendered request."""
+    from acestep.media.audio import CHANNELS, SAMPLE_RATE
 
-    return parse_request(data)
-
-
-def describe(
-    service: Service, tracks: "Sequence[Track]", files: Sequence[Path], loading: float, total: float
-) -> dict[str, Any]:
-    """What `--json` prints for one request; `loading` and `total` are seconds."""
-    first = tracks[0]
+    first = outcome.takes[0]
+    loading, total = (outcome.seconds.get(name, 0.0) for name in ("loading", "total"))
     seconds = {"loading": loading, **first.seconds, "total": total}
-    warnings = dict.fromkeys(sentence for track in tracks for sentence in track.warnings)
+    warnings = dict.fromkeys(sentence for take in outcome.takes for sentence in take.warnings)
     return {
-        "files": [str(file) for file in files],
+        "files": [take.path for take in outcome.takes if take.path],
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "seed": first.seed,
-        "seeds": [track.seed for track in tracks],
+        "seeds": [take.seed for take in outcome.takes],
         "duration": first.duration,
-        "sample_rate": first.sample_rate,
-        "channels": len(first.waveform),
-        "model": service.model,
-        "device": service.device_name,
+        "sample_rate": SAMPLE_RATE,
+        "channels": CHANNELS,
+        "model": outcome.model,
+        "device": outcome.device,
         "warnings": list(warnings),
         "reports": [
-            {**track.report.to_dict(), "sentences": track.report.sentences()}
-            for track in tracks
-            if track.report is not None
+            {**take.report, "sentences": take.said}
+            for take in outcome.takes
+            if take.report is not None
         ],
     }
 
