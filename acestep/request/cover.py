@@ -21,12 +21,12 @@ class Cover(MusicRequest):
     task: Literal["cover"] = "cover"
     source_audio: File = setting(
         ..., "source", "Source Audio", "The song to cover.",
-        missing="Choose the song to cover first.",
+        metavar="SONG", missing="Choose the song to cover first.",
     )  # fmt: skip
     audio_cover_strength: float = setting(
         1.0, "source", "Audio Cover Strength",
         "The share of the steps that follow the source: high is the same song in new clothes.",
-        ge=0.0, le=1.0,
+        flags=("--strength",), ge=0.0, le=1.0,
     )  # fmt: skip
     cover_noise_strength: float = setting(
         0.0, "source", "Cover Noise Strength", "Starts closer to the source's own sound.",
