@@ -6,6 +6,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from acestep.models.config import AceStepConfig
+from acestep.models.initialize import gaussian
 from acestep.models.layers import EncoderLayers, RMSNorm
 from acestep.types import States, TokenMask
 
@@ -34,7 +35,7 @@ class TimbreEncoder(nn.Module):
     def __init__(self, config: AceStepConfig) -> None:
         super().__init__()
         # In every file, but only XL was trained to read its place (model.md §11 rows 1 and 2).
-        self.special_token = nn.Parameter(torch.randn(1, 1, config.hidden_size) * 0.02)
+        self.special_token = gaussian(1, 1, config.hidden_size, scale=0.02)
         self.embed_tokens = nn.Linear(config.timbre_hidden_dim, config.hidden_size)
         self.layers = EncoderLayers(config, config.num_timbre_encoder_hidden_layers)
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)

@@ -321,8 +321,9 @@ class Conv(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        nn.init.kaiming_uniform_(self.weight_v, a=math.sqrt(5))  # torch's own choice for Conv1d
-        self.weight_g.copy_(_norm(self.weight_v))
+        if not self.weight_v.is_meta:
+            nn.init.kaiming_uniform_(self.weight_v, a=math.sqrt(5))  # as PyTorch starts a Conv1d
+            self.weight_g.copy_(_norm(self.weight_v))
 
     def forward(self, x: Features) -> Convolved:
         convolve = F.conv_transpose1d if self.transposed else F.conv1d
