@@ -62,6 +62,10 @@ class Backend(Protocol):
         The same task gives the same tokens on the same device, and a take is the same alone and
         among others. Guidance rests while a phase writes free text.
 
+        Args:
+            on_token: called with 0 while the prompt is read, and forced tokens behind it; with more
+                once the model has written.
+
         Raises:
             UnsoundResult: the model returned logits that nothing can be picked from.
         """
