@@ -80,7 +80,7 @@ def generate(
         InvalidRequest: the plan has codes that this checkpoint does not know, or a region does not
             fit the source.
         UnsoundResult: the planner would not end.
-        Cancelled: the user stopped the run; noticed at every token, step and tile.
+        Cancelled: the user stopped the run; noticed at every token, step and layer of the VAE.
     """
     seconds: dict[Stage, float] = {}
     if request.think and request.plan is None:
@@ -98,7 +98,9 @@ def generate(
     with _timed(seconds, "rendering"):
         latents = denoise(request, preset, canvas, origin, conditions, store, report)
     with _timed(seconds, "decoding"), store.vae() as vae:
-        waveform = vae.decode(latents, on_tile=lambda done, total: report("decoding", done, total))
+        waveform = vae.decode(
+            latents, on_progress=lambda done, total: report("decoding", done, total)
+        )
     return Rendering(request, canvas, canvas.cut(waveform.cpu()), latents.cpu(), seconds)
 
 
@@ -351,7 +353,7 @@ def _encode(waveform: Waveform, store: ModelStore, report: Reporter) -> Latents:
     whole = torch.nn.functional.pad(waveform, (0, -waveform.shape[-1] % audio.SAMPLES_PER_FRAME))
     report("reading", 0, 1)
     with store.vae() as vae:
-        return vae.encode(whole, on_tile=lambda done, total: report("reading", done, total))
+        return vae.encode(whole, on_progress=lambda done, total: report("reading", done, total))
 
 
 @contextmanager
