@@ -117,6 +117,18 @@ def test_a_whole_checkpoint_loads_in_bf16_with_every_published_key(
     assert all(torch.equal(state[key], tensor.bfloat16()) for key, tensor in stored.items())
 
 
+@pytest.mark.parametrize(
+    ("values", "prepends"),
+    [(TINY_2B, False), (TINY_2B | {"encoder_hidden_size": 64}, False), (TINY_XL, True)],
+    ids=["2B", "2B that names its width", "XL"],
+)
+def test_the_timbre_token_is_read_by_xl_alone(
+    values: dict[str, Any], prepends: bool, random_acestep: Callable[[Mapping[str, Any]], Path]
+) -> None:
+    acestep = load_acestep(random_acestep(values))
+    assert acestep.encoder.timbre_encoder.prepends_token == prepends
+
+
 def test_a_folder_without_config_is_refused(
     random_acestep: Callable[[Mapping[str, Any]], Path], tmp_path: Path
 ) -> None:
