@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from acestep.models.config import CONFIG_FILE, Qwen3Config
 from acestep.models.qwen3 import Qwen3
-from acestep.models.text_encoder import TOKENIZER_FILE
+from acestep.models.tokenizer import TOKENIZER_FILE
 from acestep.seeds import generator
 from acestep.types import TokenIds
 from scripts.nano.trainer import write_weights

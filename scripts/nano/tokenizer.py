@@ -12,7 +12,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from acestep import conditioning
-from acestep.models.text_encoder import read_tokenizer
+from acestep.models.tokenizer import read_tokenizer
 from acestep.planner import prompt as prompts
 from acestep.planner.plan import to_text
 from acestep.request import KEY_SCALES, SECTION_TAGS, Plan

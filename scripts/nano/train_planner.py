@@ -27,7 +27,7 @@ from torch.nn.utils import parametrize
 
 from acestep.models.load import load_qwen3
 from acestep.models.qwen3 import Qwen3
-from acestep.models.text_encoder import TOKENIZER_FILE, read_tokenizer
+from acestep.models.tokenizer import TOKENIZER_FILE, read_tokenizer
 from acestep.planner.sampling import guide
 from acestep.planner.vocabulary import Vocabulary
 from acestep.types import TokenIds

@@ -108,7 +108,6 @@ def read_planner(folder: Path) -> tuple[Vocabulary, Qwen3Config]:
     """Tokens and sizes of the planner in a checkpoint folder.
 
     Raises:
-        ModelMissing: the folder has no tokenizer.
         CheckpointError: the folder holds something else than a 5 Hz planner.
     """
     vocabulary = Vocabulary.read(folder)

@@ -46,7 +46,6 @@ class PtBackend:
             dtype: None is bfloat16 where the device multiplies in it, else float32.
 
         Raises:
-            ModelMissing: the folder has no tokenizer.
             CheckpointError: the folder holds something else than a 5 Hz planner.
         """
         device = torch.device(device)

@@ -511,4 +511,4 @@ def test_a_trial_reports_what_the_other_process_died_of(tmp_path: Path) -> None:
         "A trial of vLLM failed: exit status -6"
     )
     assert "not end within 0.5 s" in str(attempt(["-c", "import time; time.sleep(60)"], 0.5))
-    assert "has no tokenizer.json" in str(trial(tmp_path / "none", CPU, torch.float32))
+    assert "tokenizer.json is missing" in str(trial(tmp_path / "none", CPU, torch.float32))
