@@ -27,6 +27,8 @@ State = Literal["ready", "incomplete", "missing"]
 DEFAULT_MODEL = "acestep-v15-nano-turbo"
 CONFIG_FILE = "config.json"
 SILENCE_FILE = "silence_latent.pt"
+TOKENIZER_FILE = "tokenizer.json"
+FIRST_CODE = b'"<|audio_code_0|>"'  # a token that a 5Hz LM has and a text encoder has not
 MANIFEST_FILE = ".acestep.json"
 COMMIT = re.compile(r"[0-9a-f]{40}")
 KIND_NAMES: Mapping[Kind, str] = {
@@ -320,9 +322,9 @@ class Checkpoints:
         return next((e for e in rows if repo and e.repo == repo and not e.subfolder), None)
 
     def kind(self, folder: Path) -> Kind | None:
-        """What kind of network a folder holds; None when its config.json does not tell."""
+        """What kind of network a folder holds; None when its files do not tell."""
         entry = self.entry(folder)
-        return entry.kind if entry is not None else _kind_from_config(folder)
+        return entry.kind if entry is not None else _kind_from_files(folder)
 
     def missing(self, name_or_path: str | Path) -> str:
         """Why a model cannot be found, and what to do: one or two sentences."""
@@ -424,6 +426,8 @@ def problems(folder: Path, kind: Kind | None) -> list[str]:
         return [f"{CONFIG_FILE} is missing."]
     if not _config(folder):
         return [f"{CONFIG_FILE} is not a JSON object."]
+    if kind is None and _is_qwen3(_config(folder)):
+        return [f"{TOKENIZER_FILE} is missing."]  # it tells a 5Hz LM from a text encoder
     if kind is None:
         return [f"{CONFIG_FILE} is of no network this program knows."]
     found = []
@@ -433,8 +437,8 @@ def problems(folder: Path, kind: Kind | None) -> list[str]:
         found.append(str(error).replace(str(folder / "_")[:-1], ""))  # the folder is known
     if kind == "dit" and not (folder / SILENCE_FILE).is_file():
         found.append(f"{SILENCE_FILE} is missing.")
-    if kind in ("lm", "text_encoder") and not (folder / "tokenizer.json").is_file():
-        found.append("tokenizer.json is missing.")
+    if kind in ("lm", "text_encoder") and not (folder / TOKENIZER_FILE).is_file():
+        found.append(f"{TOKENIZER_FILE} is missing.")
     return found
 
 
@@ -461,15 +465,28 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _kind_from_config(folder: Path) -> Kind | None:
+def _kind_from_files(folder: Path) -> Kind | None:
     config = _config(folder)
     if "downsampling_ratios" in config:
         return "vae"
     if config.get("model_type") == "acestep" or "fsq_input_levels" in config:
         return "dit"
-    if str(config.get("model_type", "")).startswith("qwen3"):
-        return "lm" if "-lm-" in folder.name else "text_encoder"
+    if _is_qwen3(config) and (folder / TOKENIZER_FILE).is_file():
+        return "lm" if _has_codes(folder / TOKENIZER_FILE) else "text_encoder"
     return None
+
+
+def _is_qwen3(config: Mapping[str, Any]) -> bool:
+    return str(config.get("model_type", "")).startswith("qwen3")
+
+
+def _has_codes(tokenizer: Path) -> bool:
+    """Whether the file spells the first audio code. It is searched and not parsed: published ones
+    are of 11 MB and more."""
+    try:
+        return FIRST_CODE in tokenizer.read_bytes()
+    except OSError:
+        return False
 
 
 def _config(folder: Path) -> Mapping[str, Any]:

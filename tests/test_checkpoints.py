@@ -63,7 +63,8 @@ def make_model(tmp_path: Path) -> MakeModel:
         if kind == "dit":
             (folder / "silence_latent.pt").write_bytes(b"silence")
         if kind in ("lm", "text_encoder"):
-            (folder / "tokenizer.json").write_text("{}")
+            added = ["<think>", *(["<|audio_code_0|>"] if kind == "lm" else [])]
+            (folder / "tokenizer.json").write_text(json.dumps({"added_tokens": added}))
         return folder
 
     return make
@@ -257,6 +258,26 @@ class TestResolve:
         assert refusal(places, "acestep-5Hz-lm-0.6B", "dit") == (
             "acestep-5Hz-lm-0.6B is a 5Hz language model, not a music model."
         )
+
+    @pytest.mark.parametrize("name", ["mine", "my-lm-tuned"])
+    @pytest.mark.parametrize("kind", ["lm", "text_encoder"])
+    def test_a_language_model_is_told_from_a_text_encoder_by_its_tokens(
+        self, places: Checkpoints, make_model: MakeModel, name: str, kind: Kind
+    ) -> None:
+        folder = make_model(name, kind)
+        assert places.kind(folder) == kind
+        assert places.resolve(folder, kind) == folder
+        other: Kind = "lm" if kind == "text_encoder" else "text_encoder"
+        assert f"not a {checkpoints.KIND_NAMES[other]}" in refusal(places, folder, other)
+
+    def test_without_a_tokenizer_that_is_what_is_missing(
+        self, places: Checkpoints, make_model: MakeModel
+    ) -> None:
+        folder = make_model("mine", "lm")
+        (folder / "tokenizer.json").unlink()
+        assert places.kind(folder) is None
+        assert checkpoints.problems(folder, None) == ["tokenizer.json is missing."]
+        assert "tokenizer.json is missing." in refusal(places, folder, "lm")
 
 
 class TestProblems:

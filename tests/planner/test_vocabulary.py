@@ -1,12 +1,14 @@
 """The vocabulary of a checkpoint folder, and what is said of a folder that is not one."""
 
+import json
 from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer, models
 
+from acestep import checkpoints
 from acestep.errors import CheckpointError
-from acestep.planner.vocabulary import Vocabulary
+from acestep.planner.vocabulary import FIRST_CODE, Vocabulary
 
 
 def test_codes_come_after_the_text_and_only_the_codebook_is_legal(vocabulary: Vocabulary):
@@ -44,6 +46,14 @@ def test_truncation_written_in_the_file_is_ignored(tokenizer: Tokenizer, tmp_pat
     copy.save(str(tmp_path / "tokenizer.json"))
     text = "rain on the window " * 20
     assert Vocabulary.read(tmp_path).encode(text) == Vocabulary(tokenizer).encode(text)
+
+
+def test_a_planners_folder_is_known_by_a_token_that_text_encoders_do_not_have():
+    assert json.dumps(FIRST_CODE).encode() == checkpoints.FIRST_CODE
+    kinds = {"acestep-5Hz-lm-nano": True, "acestep-nano-text-encoder": False}
+    for name, is_planner in kinds.items():
+        written = (checkpoints.shipped_folder() / name / "tokenizer.json").read_bytes()
+        assert (checkpoints.FIRST_CODE in written) == is_planner
 
 
 def test_another_models_tokenizer_is_refused():
