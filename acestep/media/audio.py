@@ -109,6 +109,15 @@ def read_as_held(
     return torch.from_numpy(np.ascontiguousarray(samples.T)), info
 
 
+def decode(data: bytes | memoryview) -> Waveform:
+    """What `read` will give for a file of ours with these bytes (see `encode`)."""
+    import soundfile
+
+    with soundfile.SoundFile(io.BytesIO(data)) as sound:
+        samples, _ = _decode(sound)
+        return to_stereo(torch.from_numpy(np.ascontiguousarray(samples.T)), sound.samplerate)
+
+
 def to_stereo(held: Channels, rate: int) -> Waveform:
     """Any one or two channels as (1, 2, sample), 48 kHz, clamped to [−1, 1]."""
     return resample(held, rate).clamp(-1, 1).expand(1, 2, -1).contiguous()

@@ -199,6 +199,16 @@ def test_the_header_is_read_without_decoding(tmp_path: Path) -> None:
     assert info.seconds == 2.0
 
 
+@pytest.mark.parametrize("format", [*LOSSLESS, *LOSSY])
+def test_what_was_encoded_decodes_to_what_its_file_will_hold(
+    tmp_path: Path, format: AudioFormat
+) -> None:
+    data = audio.encode(noise(24_123), format, recipe="{}")
+    path = tmp_path / f"s.{ENDINGS.get(format, format)}"
+    path.write_bytes(data)
+    assert torch.equal(audio.decode(data), audio.read(path))
+
+
 def test_text_is_not_audio(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("la la la\n" * 500)
     assert refusal(tmp_path / "notes.txt") == "notes.txt is not audio."
