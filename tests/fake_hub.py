@@ -16,7 +16,7 @@ from acestep.checkpoints.hub import Listing, RemoteFile, Unreachable
 from acestep.checkpoints.locate import Checkpoints
 
 REPO = "ACE-Step/Ace-Step1.5"
-COMMIT = "c" * 40
+COMMIT = Catalogue.read().models["vae"].revision or ""
 WEIGHTS = save({"a": torch.arange(50_000.0)})
 FILES = {
     "acestep-v15-turbo/config.json": b'{"model_type": "acestep", "is_turbo": true}',
