@@ -352,6 +352,8 @@ class _Fetch:
                 part.write(chunk)
                 hasher.update(chunk)
                 self._meter.fetched(file, len(chunk))
+                if hasher.count > file.remote.size:
+                    break  # of a file that never ends the disk would be full
             part.flush()
             os.fsync(part.fileno())
 

@@ -196,6 +196,15 @@ class TestDownload:
             fetch(plan("vae", places, hub), hub)
         assert [path.name for path in (places.root / "vae").iterdir()] == ["config.json"]
 
+    def test_a_file_that_does_not_end_is_cut_off(self, places: Checkpoints) -> None:
+        class Endless(FakeHub):
+            def chunks(self, repo: str, commit: str, path: str, start: int) -> Iterator[bytes]:
+                while True:
+                    yield bytes(10_000)
+
+        with pytest.raises(DownloadError, match=r"config\.json does not match its checksum"):
+            fetch(plan("vae", places, FakeHub()), Endless())
+
     def test_small_files_are_checked_by_gits_hash(self, places: Checkpoints) -> None:
         hub = FakeHub()
         hub.sends["vae/config.json"] = FILES["vae/config.json"].replace(b"2", b"3")
