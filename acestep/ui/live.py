@@ -7,6 +7,7 @@ path of this computer.
 
 import threading
 import time
+import zlib
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -240,12 +241,12 @@ def engine_line(state: EngineState) -> str:
 
 def _engine(state: EngineState) -> dict[str, Any]:
     """The line at the top, and a mark that changes whenever the forms are to be fitted anew."""
-    fitted = [state.version, state.status, state.waiting_for, state.config.model_dump_json()]
+    config = zlib.crc32(state.config.model_dump_json().encode())
     return {
         "said": engine_line(state),
         "planner": state.loaded.planner if state.loaded else "",
         "busy": state.status == "loading" or state.waiting_for is not None,
-        "mark": "|".join(map(str, fitted)),
+        "mark": f"{state.version} {state.status} {state.waiting_for} {config}",
     }
 
 
