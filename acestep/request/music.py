@@ -41,7 +41,7 @@ class MusicRequest(Schema):
     can_think: ClassVar[bool] = True  # whether the planner has a part in this task
 
     caption: Text = setting(
-        "", "text", "Music Caption", "Genre, instruments, mood, voice.", max_length=512
+        "", "text", "Music Caption", "Genre, instruments, mood, voice.", lines=3, max_length=512
     )
     lyrics: Lyrics = setting(
         INSTRUMENTAL,
@@ -49,30 +49,34 @@ class MusicRequest(Schema):
         "Lyrics",
         "One line per sung line, with [Verse], [Chorus] … above the parts. "
         "Empty or [Instrumental] for no voice.",
+        lines=8,
         max_length=4096,
     )
     vocal_language: Language = setting(
-        None, "text", "Vocal Language", "Language code of the lyrics, such as en, zh or ja."
-    )
+        None, "text", "Vocal Language", "Language code of the lyrics, such as en, zh or ja.",
+        widget="language",
+    )  # fmt: skip
 
     bpm: int | None = setting(None, "music", "BPM", "Tempo in beats per minute.", ge=30, le=300)
     key_scale: KeyScale = setting(
-        None, "music", "Key", "Root and mode, such as 'C major' or 'F# minor'."
+        None, "music", "Key", "Root and mode, such as 'C major' or 'F# minor'.", widget="key"
     )
     time_signature: TimeSignature = setting(
-        None, "music", "Time Signature", "Beats per bar: 2, 3, 4, or 6 for 6/8."
+        None, "music", "Time Signature", "Beats per bar: 2, 3, 4, or 6 for 6/8.", widget="meter"
     )
     duration: float | None = setting(
         None, "music", "Audio Duration", "Length of the song.",
         unit="s", ge=MIN_DURATION, le=MAX_DURATION,
     )  # fmt: skip
     reference_audio: File | None = setting(
-        None, "music", "Reference Audio", "A recording whose timbre and mix the song should have."
-    )
+        None, "music", "Reference Audio", "A recording whose timbre and mix the song should have.",
+        place="more",
+    )  # fmt: skip
 
     think: bool | None = setting(
         None, "planner", "Think",
         "Let the 5Hz language model plan the song first: better structure, slower.",
+        widget="opt-out",
     )  # fmt: skip
     lm_temperature: float = setting(
         0.85, "planner", "LM Temperature", "Low is safe, high is surprising, 0 is the likeliest.",
@@ -80,7 +84,7 @@ class MusicRequest(Schema):
     )  # fmt: skip
     lm_cfg_scale: float = setting(
         2.0, "planner", "CFG Scale", "How strictly the language model follows the text; 1 is off.",
-        ge=1.0, le=7.0,
+        flags=("--cfg-scale",), ge=1.0, le=7.0,
     )  # fmt: skip
     lm_top_p: float = setting(
         0.9, "planner", "Top-P", "Keep the likeliest tokens up to this share; 1 is off.",
@@ -90,8 +94,9 @@ class MusicRequest(Schema):
         0, "planner", "Top-K", "Keep this many of the likeliest tokens; 0 is off.", ge=0, le=1000
     )
     lm_negative_prompt: Text = setting(
-        "", "planner", "Negative Prompt", "What the plan should move away from.", max_length=512
-    )
+        "", "planner", "Negative Prompt", "What the plan should move away from.",
+        lines=2, max_length=512,
+    )  # fmt: skip
 
     steps: int | None = setting(
         None, "rendering", "Steps", "Solver steps: turbo models take up to 20.", ge=1, le=200
@@ -101,7 +106,7 @@ class MusicRequest(Schema):
     )
     timesteps: Timesteps = setting(
         None, "rendering", "Timesteps", "Falling times from 1 (noise); replaces steps and shift.",
-        max_length=200,
+        placeholder="auto, or such as 1, 0.75, 0.5, 0.25", max_length=200,
     )  # fmt: skip
     guidance_scale: float | None = setting(
         None, "rendering", "Guidance Scale",
@@ -131,13 +136,14 @@ class MusicRequest(Schema):
     seed: Seed = setting(
         None, "rendering", "Seed",
         "The same seed gives the same song. Take k of several uses seed + k.",
-        ge=0, le=MAX_SEED,
+        placeholder="auto: another each time", ge=0, le=MAX_SEED,
     )  # fmt: skip
     takes: int = setting(
         1,
         "rendering",
         "Takes",
         "Versions rendered together, each with its own seed.",
+        place="front",
         ge=1,
         le=MAX_TAKES,
     )
