@@ -13,7 +13,8 @@ from gradio.themes import Base, Default
 from starlette.middleware import Middleware
 
 from acestep.errors import AceStepError, PortBusy, Unavailable
-from acestep.ui import DEFAULT_HOST, DEFAULT_PORT, api, cover, repaint, text2music
+from acestep.request import TASKS
+from acestep.ui import DEFAULT_HOST, DEFAULT_PORT, api, tabs
 from acestep.ui.actions import Actions
 from acestep.ui.events import POLL_SECONDS, WATCHERS, Updates
 from acestep.ui.guard import LOOPBACK_HOSTS, HostGuard, OriginGuard
@@ -155,20 +156,19 @@ def _page(worker: Worker) -> gr.Blocks:
             status = gr.HTML(_status("Loading the model …"), elem_id="status")
         with gr.Row():
             with gr.Column(scale=3, min_width=320), gr.Tabs() as row:
-                tabs = (text2music.build(), repaint.build(), cover.build())
+                drawn = tuple(tabs.build(task) for task in TASKS.values())
             with gr.Column(scale=2, min_width=320, elem_id="side"):
-                actions = Actions(tabs)
+                actions = Actions(drawn)
         actions.wire(row, worker)
-        cover.wire(tabs[-1], actions, worker)
         api.expose(worker)
 
         def show_service() -> Iterator[Updates]:
-            yield from _watch_loading(worker, status, tabs)
+            yield from _watch_loading(worker, status, drawn)
 
         page.load(
             show_service,
             None,
-            [status, *(part for tab in tabs for part in tab.components)],
+            [status, *(part for tab in drawn for part in tab.components)],
             show_progress="hidden",
             concurrency_limit=WATCHERS,
             api_visibility="private",
