@@ -85,3 +85,7 @@ class PortBusy(AceStepError):
 
 class UnsoundResult(AceStepError):
     """The result is NaN, silent, clipped or of the wrong length, so it is not a finished song."""
+
+
+class EngineStopped(AceStepError):
+    """The process that renders ended by itself; the sentence says how."""

@@ -19,7 +19,7 @@ from acestep.errors import (
     UnsoundResult,
 )
 from acestep.library.track import Track
-from acestep.media import audio
+from acestep.media.sound_files import probe
 from acestep.planner.backends.pt import PtBackend
 from acestep.planner.planner import Planner
 from acestep.progress import CancelToken, Progress, Reporter
@@ -177,7 +177,7 @@ def test_the_recipe_inside_a_saved_track_makes_it_again(
     path = track.save(tmp_path / "song.flac")
     recipe = read_recipe(path)
     assert recipe == read_recipe(tmp_path / "song.json")
-    assert audio.probe(path).seconds == 10 and audio.probe(path).rate == 48_000
+    assert probe(path).seconds == 10 and probe(path).rate == 48_000
     again = turbo.run(parse_request(recipe["request"]))[recipe["take"]]
     assert same(track, again) and again.recipe["sha256"] == recipe["sha256"]
     assert recipe["models"]["dit"]["name"] == TURBO

@@ -1,12 +1,11 @@
 """`generate`, `repaint`, `cover`, `run`: requests become files."""
 
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
@@ -68,82 +67,6 @@ Out = Annotated[
 
 
 Source = Annotated[Path, typer.Argument(metavar="SONG", help="A song or any other recording.")]
-
-
-@dataclass(frozen=True)
-class Destination:
-    """Where songs go: a folder that numbers them, or one file name the user chose."""
-
-    path: Path
-    is_file: bool
-
-    @classmethod
-    def parse(cls, out: str) -> "Destination":
-        path = Path(out)
-        return cls(path, bool(path.suffix) and not path.is_dir() and not out.endswith(("/", "\\")))
-
-    def formatted(self, request: "MusicRequest", *, chosen: bool) -> "MusicRequest":
-        """The request in the format that the file name says; `chosen` if the user said one too.
-
-        Raises:
-            InvalidRequest: the suffix is unknown, or contradicts the chosen format.
-        """
-        if not self.is_file:
-            return request
-        fitting = formats_of(self.path.suffix)
-        if not fitting:
-            raise InvalidRequest(
-                "out",
-                f"{self.path.suffix} is not a format: see --format, or end a folder with a slash.",
-            )
-        if request.format in fitting:
-            return request
-        if chosen:
-            raise InvalidRequest(
-                "format",
-                f"{self.path.name} cannot hold the format {request.format}: "
-                "change the suffix, or leave the format out.",
-            )
-        return request.model_copy(update={"format": fitting[0]})
-
-    def reserve(self, takes: int) -> None:
-        """Refuse names that cannot be had, before minutes are spent on rendering.
-
-        Raises:
-            InvalidRequest: a song of that name or a file beside it exists, or no folder can be
-                made.
-        """
-        from acestep.library.track import SIDECARS
-
-        for song in self._files(takes):
-            for path in (song, *map(song.with_suffix, SIDECARS)):
-                if os.path.lexists(path):
-                    raise InvalidRequest("out", f"{path} exists already and is not overwritten.")
-            there = next(folder for folder in song.absolute().parents if folder.exists())
-            if not (there.is_dir() and os.access(there, os.W_OK)):
-                raise InvalidRequest("out", f"Nothing can be saved in {song.parent}.")
-
-    def save(self, tracks: "Sequence[Track]") -> list[Path]:
-        if not self.is_file:
-            return [track.save_in(self.path) for track in tracks]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        return [
-            track.save(path) for track, path in zip(tracks, self._files(len(tracks)), strict=True)
-        ]
-
-    def _files(self, takes: int) -> list[Path]:
-        if not self.is_file:
-            return []
-        if takes == 1:
-            return [self.path]
-        return [self.path.with_stem(f"{self.path.stem}-{take}") for take in range(1, takes + 1)]
-
-
-def formats_of(suffix: str) -> list[Any]:
-    """Formats that files of this suffix may hold: .wav has three."""
-    from acestep.request import values
-
-    return [name for name in get_args(values.AudioFormat) if values.suffix(name) == suffix.lower()]
 
 
 def generate(
@@ -272,6 +195,8 @@ def make_song(
     format_chosen: bool,
 ) -> None:
     """Render one request, save it and say so."""
+    from acestep.library.output_paths import Destination
+
     destination = Destination.parse(out)
     request = destination.formatted(request, chosen=format_chosen)
     destination.reserve(request.takes)
@@ -299,9 +224,9 @@ def look_at_source(request: "MusicRequest") -> None:
 
     if not isinstance(request, Repaint | Cover):
         return
-    from acestep.media import audio
+    from acestep.media.sound_files import probe
 
-    seconds = audio.probe(request.source_audio).seconds
+    seconds = probe(request.source_audio).seconds
     if isinstance(request, Repaint) and seconds is not None:
         request.regions_of(seconds)
 
@@ -310,6 +235,8 @@ def run_jobs(
     load_service: LoadService, text: str, out: str, options: ServiceOptions, output: Output
 ) -> None:
     """Render every line; a line that fails is reported and the others go on."""
+    from acestep.library.output_paths import Destination
+
     destination = Destination.parse(out)
     if destination.is_file:
         raise InvalidRequest("out", f"Several jobs need a folder: {out} is a file name.")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from acestep.cli.generate import Destination, Service, describe, parse
+from acestep.cli.generate import Service, describe, parse
 from acestep.cli.options import ServiceOptions
 from acestep.cli.terminal import Output, interruptible, progress_line
 from acestep.errors import AudioError
@@ -70,6 +70,7 @@ def replay(
     output: Output,
 ) -> None:
     """Make a song again from its recipe; is it identical?"""
+    from acestep.library.output_paths import Destination
     from acestep.library.recipe import read_recipe
 
     recipe = read_recipe(file)

@@ -14,11 +14,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from acestep.library.output_paths import LATENTS
 from acestep.media import audio
 from acestep.media.files import write_file
 from acestep.types import Latents, Waveform
 
-SUFFIX = ".safetensors"
 _TENSOR = "latents"
 
 
@@ -39,12 +39,12 @@ def write_latents(song: str | Path, latents: Latents, vae: str, *, overwrite: bo
         return  # a lossy format that changed the length: these latents would not fit
     metadata = {"sha256": sample_hash(waveform[0]), "vae": vae}
     data = save({_TENSOR: latents.contiguous().cpu()}, metadata)
-    write_file(Path(song).with_suffix(SUFFIX), data, overwrite=overwrite)
+    write_file(Path(song).with_suffix(LATENTS), data, overwrite=overwrite)
 
 
 def find_latents(song: Path, waveform: Waveform, vae: str) -> Latents | None:
     """The latents beside a song, if they were kept; whatever does not fit is ignored."""
-    path = song.with_suffix(SUFFIX)
+    path = song.with_suffix(LATENTS)
     if not path.is_file():
         return None
     latents = _read(path, {"sha256": sample_hash(waveform[0]), "vae": vae})

@@ -9,6 +9,7 @@ import torch
 from acestep.errors import AudioError
 from acestep.library.latents import find_latents, sample_hash
 from acestep.media import audio
+from acestep.media.sound_files import AudioInfo
 from acestep.types import Latents, Waveform
 
 
@@ -66,7 +67,7 @@ def read_source(path: Path, vae: str) -> Source:
     )
 
 
-def _describe(info: audio.AudioInfo, held: torch.Tensor, waveform: Waveform) -> str:
+def _describe(info: AudioInfo, held: torch.Tensor, waveform: Waveform) -> str:
     """Whether the file's samples are used as they are, and if not why not."""
     reasons = []
     if info.rate != audio.SAMPLE_RATE:

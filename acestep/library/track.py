@@ -9,14 +9,12 @@ from torch import Tensor
 
 from acestep.errors import AudioError
 from acestep.library import output_paths, recipe
-from acestep.library.latents import SUFFIX, write_latents
+from acestep.library.latents import write_latents
 from acestep.library.report import EditReport
 from acestep.media import audio
 from acestep.media.audio_checks import Health
 from acestep.request import MusicRequest
 from acestep.types import Latents
-
-SIDECARS = (".json", SUFFIX)  # what `save` writes beside a song, under the song's name
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ class Track:
             AudioError: a file of that name exists, or cannot be written. Nothing is left behind.
         """
         path = Path(path)
-        for sidecar in map(path.with_suffix, SIDECARS):
+        for sidecar in map(path.with_suffix, output_paths.SIDECARS):
             if sidecar.exists() and not overwrite:
                 raise AudioError(f"{sidecar.name} exists already and was not overwritten.")
         format = audio.format_of(path, self.request.format)

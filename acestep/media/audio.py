@@ -18,6 +18,7 @@ from acestep.errors import AudioError
 from acestep.media.audio_checks import SILENCE
 from acestep.media.containers import MAX_OPUS_COMMENT, RECIPE_CHUNK, append_chunk, is_cut
 from acestep.media.files import write_file
+from acestep.media.sound_files import MAX_SECONDS, AudioInfo, check_header, info_of, open_file
 from acestep.request.values import CODE_RATE, AudioFormat, suffix
 from acestep.types import Channels, Stereo, Waveform
 
@@ -29,15 +30,8 @@ LATENT_RATE = 25  # VAE frames per second
 SAMPLES_PER_FRAME = SAMPLE_RATE // LATENT_RATE
 FRAMES_PER_CODE = LATENT_RATE // CODE_RATE
 
-MAX_SECONDS = 600.0
-MIN_RATE, MAX_RATE = 8_000, 192_000
 # libsndfile's Vorbis encoder crashes the process when it gets minutes at once (1.2.2, measured).
 _BLOCK = SAMPLE_RATE
-_READABLE = ("WAV", "WAVEX", "RF64", "FLAC", "MP3", "OGG", "AIFF")
-_READABLE_NAMES = "WAV, FLAC, MP3, Ogg, Opus or AIFF"
-_OTHER_AUDIO = {".aac", ".amr", ".m4a", ".mka", ".mkv", ".mov", ".mp4", ".webm", ".wma"}
-# The first bytes of what can be read: such a file that does not open is damaged, not foreign.
-_MAGIC = (b"fLaC", b"OggS", b"ID3", b"\xff\xfb", b"\xff\xfa", b"\xff\xf3", b"\xff\xf2")
 
 
 @dataclass(frozen=True)
@@ -62,20 +56,6 @@ _ENCODINGS: dict[AudioFormat, _Encoding] = {
 }
 
 
-@dataclass(frozen=True)
-class AudioInfo:
-    """What a file's header says. `frames` are samples per channel, `None` if it does not say."""
-
-    rate: int
-    channels: int
-    frames: int | None
-    format: str
-
-    @property
-    def seconds(self) -> float | None:
-        return None if self.frames is None else self.frames / self.rate
-
-
 def format_of(path: str | Path, wished: AudioFormat | None = None) -> AudioFormat:
     """The format a path asks for: its suffix, and `wished` where that fits it (wav24 for .wav).
 
@@ -90,17 +70,6 @@ def format_of(path: str | Path, wished: AudioFormat | None = None) -> AudioForma
             return format
     endings = ", ".join(dict.fromkeys(map(suffix, _ENCODINGS)))
     raise AudioError(f"{Path(path).name} cannot be saved: its name must end in one of {endings}.")
-
-
-def probe(path: str | Path) -> AudioInfo:
-    """Rate, channels and length from the header; nothing is decoded.
-
-    Raises:
-        AudioError: the file is missing, empty, damaged, or not audio that can be read.
-    """
-    path = Path(path)
-    with _open(path) as sound:
-        return _info(sound, path)
 
 
 def read(path: str | Path, *, max_seconds: float = MAX_SECONDS) -> Waveform:
@@ -125,9 +94,9 @@ def read_as_held(
         AudioError: as `read`.
     """
     path = Path(path)
-    with _open(path) as sound:
-        info = _info(sound, path)
-        _check_header(info, path.name, max_seconds)
+    with open_file(path) as sound:
+        info = info_of(sound, path)
+        check_header(info, path.name, max_seconds)
         samples, is_broken = _decode(sound)
     if is_broken or is_cut(path, info.frames, len(samples)):
         minutes, seconds = divmod(int(len(samples) / info.rate), 60)
@@ -269,63 +238,6 @@ def _quantize(block: np.ndarray, encoding: _Encoding) -> np.ndarray:
     return np.ascontiguousarray(integers.astype(np.int32) << (32 - encoding.bits))
 
 
-def _open(path: Path) -> "SoundFile":
-    import soundfile
-
-    if path.is_dir():
-        raise AudioError(f"{path.name} is a folder, not a sound file.")
-    try:
-        with path.open("rb") as file:
-            head = file.read(12)
-    except FileNotFoundError:
-        raise AudioError(f"{path.name} does not exist.") from None
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise AudioError(f"{path.name} cannot be read: {reason}.") from error
-    if not head:
-        raise AudioError(f"{path.name} is empty.")
-    if path.suffix.lower() == ".raw":  # soundfile would ask for rate and channels
-        raise AudioError(f"{path.name} has no header that says what it holds.")
-    try:
-        return soundfile.SoundFile(str(path))
-    except soundfile.LibsndfileError:
-        raise AudioError(_unreadable(path, head)) from None
-
-
-def _unreadable(path: Path, head: bytes) -> str:
-    if path.suffix.lower() in _OTHER_AUDIO:
-        return (
-            f"{path.suffix.lower()[1:]} files cannot be read. "
-            f"Convert {path.name} to {_READABLE_NAMES} first."
-        )
-    if head.startswith(_MAGIC) or head[8:] == b"WAVE" or head[8:] in (b"AIFF", b"AIFC"):
-        return f"{path.name} is damaged: it cannot be opened."
-    return f"{path.name} is not audio."
-
-
-def _info(sound: "SoundFile", path: Path) -> AudioInfo:
-    if sound.format not in _READABLE:
-        raise AudioError(f"{path.name} is of the kind {sound.format}. Use {_READABLE_NAMES}.")
-    # FLAC from a pipe has no length; libsndfile then says 2^63 - 1.
-    frames = None if sound.frames >= 2**62 else sound.frames
-    return AudioInfo(sound.samplerate, sound.channels, frames, sound.format.lower())
-
-
-def _check_header(info: AudioInfo, name: str, max_seconds: float) -> None:
-    if not MIN_RATE <= info.rate <= MAX_RATE:
-        raise AudioError(
-            f"{name} has {info.rate:,} samples per second; "
-            f"{MIN_RATE:,} to {MAX_RATE:,} are supported."
-        )
-    if info.seconds is None:
-        # soundfile fails at the end of such a file, after its last samples (0.14, measured).
-        raise AudioError(f"{name} does not say how long it is. Convert it to WAV first.")
-    if info.seconds > max_seconds:
-        raise AudioError(
-            f"{name} is {_length(info.seconds)} long; at most {_length(max_seconds)} are supported."
-        )
-
-
 def _decode(sound: "SoundFile") -> tuple[np.ndarray, bool]:
     """All samples of the first two channels, and whether decoding broke off."""
     import soundfile
@@ -363,10 +275,3 @@ def _resample_directly(waveform: Channels, rate: int) -> Channels:
         taps = padded[:, nearest[:, None] + offsets + reach]
         pieces.append((taps * kernel).sum(-1))
     return torch.cat(pieces, dim=-1)
-
-
-def _length(seconds: float) -> str:
-    """`45 s`, `10 min`, `12 min 5 s`."""
-    minutes, rest = divmod(round(seconds, 2), 60)
-    parts = [f"{minutes:.0f} min"] * (minutes > 0) + [f"{rest:g} s"] * (rest > 0 or minutes == 0)
-    return " ".join(parts)

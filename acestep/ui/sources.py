@@ -7,6 +7,7 @@ from pathlib import Path
 
 from acestep.errors import AceStepError, AudioError
 from acestep.library.recipe import read_recipe
+from acestep.media.sound_files import probe
 from acestep.request import MusicRequest, parse_request
 
 
@@ -28,9 +29,7 @@ def length(song: Path) -> float:
     Raises:
         AudioError: it is not audio that can be read, or does not say.
     """
-    from acestep.media import audio  # imports torch
-
-    seconds = audio.probe(song).seconds
+    seconds = probe(song).seconds
     if seconds is None:
         raise AudioError(f"{song.name} does not say how long it is. Convert it to WAV first.")
     return seconds
@@ -42,9 +41,7 @@ def facts(song: Path) -> str:
     Raises:
         AudioError: it is not audio that can be read.
     """
-    from acestep.media import audio  # imports torch
-
-    info = audio.probe(song)
+    info = probe(song)
     channels = {1: "mono", 2: "stereo"}.get(info.channels, f"{info.channels} channels")
     known = [f"{info.seconds:.1f} s"] if info.seconds is not None else []
     known += [f"{info.rate / 1000:g} kHz {channels}", info.format.upper()]

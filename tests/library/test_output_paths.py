@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from acestep.errors import AudioError
-from acestep.library.output_paths import SLUG_LENGTH, next_path, slug
+from acestep.errors import AudioError, InvalidRequest
+from acestep.library.output_paths import SLUG_LENGTH, Destination, next_path, slug
 from acestep.media.files import write_file
 
 TODAY = date(2026, 11, 22)
@@ -144,3 +144,21 @@ def test_of_many_writers_to_one_name_exactly_one_wins(tmp_path: Path) -> None:
         wins = list(pool.map(save, range(40)))
     assert sum(wins) == 1
     assert (tmp_path / "a.flac").read_bytes() == bytes([wins.index(True)]) * 100_000
+
+
+@pytest.mark.parametrize("out", ["songs", "songs/", "songs/one.flac"])
+def test_a_folder_that_cannot_be_made_is_refused_before_rendering(tmp_path: Path, out: str) -> None:
+    (tmp_path / "songs").write_text("a file")
+    with pytest.raises(InvalidRequest, match=r"^Nothing can be saved in .*songs\.$"):
+        Destination.parse(f"{tmp_path / out}").reserve(1)
+
+
+def test_a_day_that_cannot_be_written_to_is_refused_before_rendering(tmp_path: Path) -> None:
+    (tmp_path / date.today().isoformat()).write_text("a file")
+    with pytest.raises(InvalidRequest, match=rf"^Nothing can be saved in {tmp_path}\.$"):
+        Destination.parse(str(tmp_path)).reserve(1)
+
+
+def test_a_folder_that_is_not_there_yet_is_no_obstacle(tmp_path: Path) -> None:
+    Destination.parse(f"{tmp_path / 'a' / 'b'}/").reserve(3)
+    assert not (tmp_path / "a").exists()

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from acestep.errors import AudioError
 from acestep.media import audio
+from acestep.media.sound_files import AudioInfo, probe
 from acestep.request.values import AudioFormat
 
 LOSSLESS: tuple[AudioFormat, ...] = ("flac", "wav", "wav24", "wav32")
@@ -193,8 +194,8 @@ def test_other_peoples_files_are_read_by_content(tmp_path: Path, name: str, how:
 
 
 def test_the_header_is_read_without_decoding(tmp_path: Path) -> None:
-    info = audio.probe(file_of(tmp_path, "s.flac", tone(2.0, rate=44_100, channels=1), 44_100))
-    assert info == audio.AudioInfo(rate=44_100, channels=1, frames=88_200, format="flac")
+    info = probe(file_of(tmp_path, "s.flac", tone(2.0, rate=44_100, channels=1), 44_100))
+    assert info == AudioInfo(rate=44_100, channels=1, frames=88_200, format="flac")
     assert info.seconds == 2.0
 
 
@@ -279,7 +280,7 @@ def test_a_flac_written_to_a_pipe_is_refused_for_want_of_a_length(tmp_path: Path
     flac[21] &= 0xF0  # STREAMINFO: the 36 bits of the total
     flac[22:26] = bytes(4)
     (tmp_path / "s.flac").write_bytes(flac)
-    assert audio.probe(tmp_path / "s.flac").seconds is None
+    assert probe(tmp_path / "s.flac").seconds is None
     sentence = "s.flac does not say how long it is. Convert it to WAV first."
     assert refusal(tmp_path / "s.flac") == sentence
 
@@ -303,7 +304,7 @@ def test_nothing_is_overwritten_unless_asked(tmp_path: Path) -> None:
         audio.write(path, tone(0.2))
     assert path.read_bytes() == before
     audio.write(path, tone(0.2), overwrite=True)
-    assert audio.probe(path).seconds == 0.2
+    assert probe(path).seconds == 0.2
     assert [p.name for p in tmp_path.iterdir()] == ["s.flac"]
 
 

@@ -1,0 +1,214 @@
+"""The engine without networks: the real one around a service that hums, at a pace a test can follow
+and stop. The one fake of the page's and the command line's tests."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import soundfile
+import torch
+
+from acestep.config import ServiceConfig
+from acestep.engine.jobs import ENDED, Job
+from acestep.engine.local import LocalEngine
+from acestep.engine.runner import InProcessRunner, OnProgress
+from acestep.engine.table import JobTable
+from acestep.library.latents import sample_hash
+from acestep.library.report import EditReport
+from acestep.library.track import Track
+from acestep.media import audio_checks
+from acestep.progress import CancelToken, Progress, Reporter
+from acestep.request import MusicRequest, Plan, Preset
+from acestep.seeds import take_seed
+
+SAMPLE_RATE = 48_000
+SOON = 20.0  # seconds, on a busy machine
+TURBO = Preset(
+    name="nano-turbo",
+    steps=8,
+    max_steps=20,
+    shift=3.0,
+    guidance_scale=1.0,
+    is_turbo=True,
+    duration=12.0,
+)
+BASE = TURBO.model_copy(
+    update={"name": "nano-base", "max_steps": 200, "guidance_scale": 7.0, "is_turbo": False}
+)
+PRESETS = {"acestep-v15-nano-base": BASE}  # of models that a test switches to
+
+
+@dataclass
+class FakeService:
+    """Runs `steps` steps of `step_seconds` each; remembers what it was asked.
+
+    Attributes:
+        model, preset: what is loaded; a configuration that names another model changes both.
+        seconds: of sound in a take; None is what the request asks for.
+        failure: raised by the next run and all after it.
+        load_failure: raised by the next load and all after it.
+        before: called with each request, where a test makes something go wrong.
+        loads: what was loaded, in order.
+    """
+
+    preset: Preset = TURBO
+    has_planner: bool = False
+    planner_engine: str = "a-planner on pt. vLLM <is> not installed."
+    model: str = "acestep-v15-nano-turbo"
+    device_name: str = "CPU"
+    step_seconds: float = 0.01
+    load_seconds: float = 0.0
+    seconds: float | None = None
+    failure: Exception | None = None
+    load_failure: Exception | None = None
+    before: Callable[[MusicRequest], None] = lambda request: None
+    requests: list[MusicRequest] = field(default_factory=list)
+    heard: list[Path] = field(default_factory=list)
+    loads: list[ServiceConfig] = field(default_factory=list)
+    is_prepared: bool = False
+
+    def load(self, config: ServiceConfig, on_progress: OnProgress) -> "FakeService":
+        """What a runner loads: this, as the model that the configuration names."""
+        self.loads.append(config)
+        on_progress(Progress("loading", 0, 2))
+        time.sleep(self.load_seconds)
+        if self.load_failure is not None:
+            raise self.load_failure
+        if config.model != self.model:
+            self.model, self.preset = config.model, PRESETS.get(config.model, TURBO)
+        on_progress(Progress("loading", 2, 2))
+        return self
+
+    def prepare(self) -> None:
+        self.is_prepared = True
+
+    def run(
+        self,
+        request: MusicRequest,
+        on_progress: OnProgress | None = None,
+        cancel: CancelToken | None = None,
+    ) -> list[Track]:
+        request = request.resolve(self.preset, has_planner=self.has_planner)
+        self.requests.append(request)
+        self.before(request)
+        report = Reporter(on_progress, cancel)
+        report("conditioning", 0, 1)
+        if self.failure is not None:
+            raise self.failure
+        steps = request.steps or 1
+        for step in range(steps):
+            report("rendering", step, steps)
+            time.sleep(self.step_seconds)
+        report("decoding", 1, 1)
+        seconds = {"rendering": steps * self.step_seconds, "decoding": 0.1}
+        return [self._track(request, take, seconds) for take in range(request.takes)]
+
+    def plan(
+        self,
+        request: MusicRequest,
+        on_progress: OnProgress | None = None,
+        cancel: CancelToken | None = None,
+    ) -> Plan:
+        self.requests.append(request)
+        self._listen(on_progress, cancel)
+        return Plan(caption="a dusty loop", bpm=request.bpm or 90, codes=((7,) * 50,))
+
+    def understand(
+        self,
+        source: Path,
+        on_progress: OnProgress | None = None,
+        cancel: CancelToken | None = None,
+    ) -> Plan:
+        self.heard.append(source)
+        self._listen(on_progress, cancel)
+        return Plan(bpm=96, key_scale="E minor")
+
+    def _listen(self, on_progress: OnProgress | None, cancel: CancelToken | None) -> None:
+        report = Reporter(on_progress, cancel)
+        for token in range(5):
+            report("planning", token, 5)
+            time.sleep(self.step_seconds)
+        if self.failure is not None:
+            raise self.failure
+
+    def _track(self, request: MusicRequest, take: int, seconds: dict[str, float]) -> Track:
+        seed = take_seed(request.seed or 0, take)
+        duration, report = _edited(request)
+        waveform = hum(self.seconds or duration, seed)
+        return Track(
+            waveform=waveform,
+            request=request,
+            take=take,
+            seed=seed,
+            seconds=seconds,
+            health=audio_checks.examine(waveform, waveform.shape[-1]),
+            warnings=request.warnings(),
+            report=report,
+            recipe={
+                "request": request.model_dump(mode="json"),
+                "take": take,
+                "models": {"dit": {"name": self.model, "fingerprint": "0123456789abcdef"}},
+                "versions": {"torch": "2.0"},
+                "device": self.device_name,
+                "dtype": "float32",
+                "seconds": seconds,
+                "sha256": sample_hash(waveform),
+                **({} if report is None else {"report": report.to_dict()}),
+            },
+        )
+
+
+class FakeEngine(LocalEngine):
+    """The real engine of one computer around a fake service, with a table in memory."""
+
+    def __init__(
+        self,
+        output_dir: Path,
+        service: FakeService | None = None,
+        config: ServiceConfig | None = None,
+        table: JobTable | None = None,
+    ) -> None:
+        self.service = service or FakeService()
+        runner = InProcessRunner(self.service.load)
+        super().__init__(runner, table or JobTable.in_memory(), output_dir, config)
+
+    def until(self, is_so: Callable[[], Any], seconds: float = SOON) -> None:
+        """Wait until something is so; fail when it does not become so."""
+        deadline = time.monotonic() + seconds
+        while not is_so():
+            assert time.monotonic() < deadline, f"it did not come to that: {self.jobs()[:3]}"
+            time.sleep(0.005)
+
+    def ended(self, job: Job, seconds: float = SOON) -> Job:
+        """The job as it is once it is over."""
+        self.until(lambda: self.job(job.id).state in ENDED, seconds)
+        return self.job(job.id)
+
+    def started(self, job: Job, stage: str = "rendering") -> Job:
+        """The job as it is once it is in this stage."""
+        self.until(lambda: any(event.stage == stage for event in self.job(job.id).events))
+        return self.job(job.id)
+
+
+def hum(seconds: float, seed: int) -> torch.Tensor:
+    """A falling sine whose pitch comes from the seed."""
+    t = torch.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
+    wave = 0.3 * torch.sin(2 * torch.pi * (220 + 20 * (seed % 50)) * t) * (1 - t / t[-1])
+    return torch.stack([wave, wave])
+
+
+def _edited(request: MusicRequest) -> tuple[float, EditReport | None]:
+    """How long the track is, and what is said about an edit."""
+    source = getattr(request, "source_audio", None)
+    if source is None:
+        return request.duration or 0.0, None
+    seconds = soundfile.info(source).duration
+    regions_of = getattr(request, "regions_of", None)
+    if regions_of is None:
+        return seconds, EditReport(chroma_similarity=0.83, source="Compared with the source.")
+    regions = regions_of(seconds)
+    longer = max(regions[-1][1], seconds) - min(regions[0][0], 0.0)
+    notes = ("Nothing audible changed.",)
+    return longer, EditReport(seams=(0.9, 1.0), source="The file's own samples.", notes=notes)
