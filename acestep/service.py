@@ -117,6 +117,15 @@ class MusicService:
     def device_name(self) -> str:
         return devices.describe(self._store.device)
 
+    def prepare(self) -> None:
+        """Do now what the first song with Think would have to wait for; costs seconds, once.
+
+        A planner that is read anew for every plan (swap) is not read for this.
+        """
+        if self.has_planner and self._store.policy == "keep":
+            with self._lock, self._store.planner() as planner:
+                planner.prepare()
+
     def run(
         self,
         request: MusicRequest,

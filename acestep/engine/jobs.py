@@ -53,8 +53,9 @@ class Failure(BaseModel):
         kind = getattr(errors, self.type, None)
         if kind is InvalidRequest:
             return InvalidRequest(self.field or "", self.message)
-        is_known = isinstance(kind, type) and issubclass(kind, AceStepError)
-        return kind(self.message) if is_known else Bug(self)
+        if isinstance(kind, type) and issubclass(kind, AceStepError):
+            return kind(self.message)
+        return Bug(self)
 
 
 class Bug(AceStepError):

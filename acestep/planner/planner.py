@@ -47,6 +47,10 @@ class Planner:
         """How many different codes the model can write; the DiT must know as many."""
         return self.backend.vocabulary.codebook_size
 
+    def prepare(self) -> None:
+        """Import what grammars need, and compile the one that every plan begins with."""
+        self._grammar(Form())
+
     def plan(self, request: MusicRequest, longest: float, report: Reporter) -> Plan:
         """Plan every take of a request: one set of metadata, one row of codes per take.
 

@@ -1,18 +1,23 @@
 """Cover: a song in another style, with its structure kept."""
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import model_validator
 
 from acestep.errors import InvalidRequest
-from acestep.request.edit import Edit
+from acestep.request.music import MusicRequest
 from acestep.request.schema import setting
 from acestep.request.values import File
 
 
-class Cover(Edit):
-    """A song in another style, with its structure kept."""
+class Cover(MusicRequest):
+    """Turn a song into another style that keeps its structure."""
 
+    name: ClassVar[str] = "cover"
+    title: ClassVar[str] = "Cover"
+    verb: ClassVar[str] = "cover"
+    argument: ClassVar[str | None] = "source_audio"
+    source: ClassVar[str | None] = "source_audio"
     task: Literal["cover"] = "cover"
     source_audio: File = setting(
         ..., "source", "Source Audio", "The song to cover.",
@@ -21,16 +26,17 @@ class Cover(Edit):
     audio_cover_strength: float = setting(
         1.0, "source", "Audio Cover Strength",
         "The share of the steps that follow the source: high is the same song in new clothes.",
-        ge=0.0, le=1.0,
+        flags=("--strength",), ge=0.0, le=1.0,
     )  # fmt: skip
     cover_noise_strength: float = setting(
         0.0, "source", "Cover Noise Strength", "Starts closer to the source's own sound.",
-        ge=0.0, le=1.0,
+        place="more", ge=0.0, le=1.0,
     )  # fmt: skip
     quantize: bool = setting(
         True, "source", "Quantize",
         "Follow the source through its 5 Hz codes, which keep structure and melody. Off follows "
         "its sound itself: very close, so choose an Audio Cover Strength of 0.2 to 0.5.",
+        place="more",
     )  # fmt: skip
 
     @model_validator(mode="after")

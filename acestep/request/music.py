@@ -3,20 +3,18 @@
 import difflib
 import re
 from itertools import pairwise
-from typing import ClassVar, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import model_validator
 
 from acestep.errors import InvalidRequest
-from acestep.request.plan import Plan
 from acestep.request.preset import Preset
+from acestep.request.resolved import ResolvedRequest
 from acestep.request.schema import Schema, setting
 from acestep.request.values import (
-    CODE_RATE,
     INSTRUMENTAL,
-    MAX_DURATION,
     MAX_TAKES,
-    MIN_DURATION,
     SECTION_TAGS,
     UNKNOWN_LANGUAGE,
     AudioFormat,
@@ -34,14 +32,29 @@ from acestep.request.values import (
 )
 from acestep.seeds import MAX_SEED, draw_seed
 
+if TYPE_CHECKING:
+    from acestep.request.planned import PlannedRequest
+
 
 class MusicRequest(Schema):
-    """What all tasks share. Use `Text2Music`, `Repaint` or `Cover`."""
+    """What all tasks share. Use `Text2Music`, `Repaint` or `Cover`.
 
-    can_think: ClassVar[bool] = True  # whether the planner has a part in this task
+    Attributes:
+        name: the task's name, as the field `task` holds it.
+        title: what the task is called on the page.
+        verb: what its command is called.
+        argument: the field that its command takes by position.
+        source: the field that holds the song it changes.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    verb: ClassVar[str]
+    argument: ClassVar[str | None] = None
+    source: ClassVar[str | None] = None
 
     caption: Text = setting(
-        "", "text", "Music Caption", "Genre, instruments, mood, voice.", max_length=512
+        "", "text", "Music Caption", "Genre, instruments, mood, voice.", lines=3, max_length=512
     )
     lyrics: Lyrics = setting(
         INSTRUMENTAL,
@@ -49,49 +62,25 @@ class MusicRequest(Schema):
         "Lyrics",
         "One line per sung line, with [Verse], [Chorus] … above the parts. "
         "Empty or [Instrumental] for no voice.",
+        lines=8,
         max_length=4096,
     )
     vocal_language: Language = setting(
-        None, "text", "Vocal Language", "Language code of the lyrics, such as en, zh or ja."
-    )
+        None, "text", "Vocal Language", "Language code of the lyrics, such as en, zh or ja.",
+        widget="language",
+    )  # fmt: skip
 
     bpm: int | None = setting(None, "music", "BPM", "Tempo in beats per minute.", ge=30, le=300)
     key_scale: KeyScale = setting(
-        None, "music", "Key", "Root and mode, such as 'C major' or 'F# minor'."
+        None, "music", "Key", "Root and mode, such as 'C major' or 'F# minor'.", widget="key"
     )
     time_signature: TimeSignature = setting(
-        None, "music", "Time Signature", "Beats per bar: 2, 3, 4, or 6 for 6/8."
+        None, "music", "Time Signature", "Beats per bar: 2, 3, 4, or 6 for 6/8.", widget="meter"
     )
-    duration: float | None = setting(
-        None, "music", "Audio Duration", "Length of the song.",
-        unit="s", ge=MIN_DURATION, le=MAX_DURATION,
-    )  # fmt: skip
     reference_audio: File | None = setting(
-        None, "music", "Reference Audio", "A recording whose timbre and mix the song should have."
-    )
-
-    think: bool | None = setting(
-        None, "planner", "Think",
-        "Let the 5Hz language model plan the song first: better structure, slower.",
+        None, "music", "Reference Audio", "A recording whose timbre and mix the song should have.",
+        place="more",
     )  # fmt: skip
-    lm_temperature: float = setting(
-        0.85, "planner", "LM Temperature", "Low is safe, high is surprising, 0 is the likeliest.",
-        ge=0.0, le=2.0,
-    )  # fmt: skip
-    lm_cfg_scale: float = setting(
-        2.0, "planner", "CFG Scale", "How strictly the language model follows the text; 1 is off.",
-        ge=1.0, le=7.0,
-    )  # fmt: skip
-    lm_top_p: float = setting(
-        0.9, "planner", "Top-P", "Keep the likeliest tokens up to this share; 1 is off.",
-        gt=0.0, le=1.0,
-    )  # fmt: skip
-    lm_top_k: int = setting(
-        0, "planner", "Top-K", "Keep this many of the likeliest tokens; 0 is off.", ge=0, le=1000
-    )
-    lm_negative_prompt: Text = setting(
-        "", "planner", "Negative Prompt", "What the plan should move away from.", max_length=512
-    )
 
     steps: int | None = setting(
         None, "rendering", "Steps", "Solver steps: turbo models take up to 20.", ge=1, le=200
@@ -101,7 +90,7 @@ class MusicRequest(Schema):
     )
     timesteps: Timesteps = setting(
         None, "rendering", "Timesteps", "Falling times from 1 (noise); replaces steps and shift.",
-        max_length=200,
+        placeholder="auto, or such as 1, 0.75, 0.5, 0.25", max_length=200,
     )  # fmt: skip
     guidance_scale: float | None = setting(
         None, "rendering", "Guidance Scale",
@@ -131,13 +120,14 @@ class MusicRequest(Schema):
     seed: Seed = setting(
         None, "rendering", "Seed",
         "The same seed gives the same song. Take k of several uses seed + k.",
-        ge=0, le=MAX_SEED,
+        placeholder="auto: another each time", ge=0, le=MAX_SEED,
     )  # fmt: skip
     takes: int = setting(
         1,
         "rendering",
         "Takes",
         "Versions rendered together, each with its own seed.",
+        place="front",
         ge=1,
         le=MAX_TAKES,
     )
@@ -159,9 +149,6 @@ class MusicRequest(Schema):
     format: AudioFormat = setting(
         "flac", "output", "Format", "flac (24 bit), wav (16), wav24, wav32 (float), mp3, ogg, opus."
     )
-    plan: Plan | None = setting(
-        None, "plan", "Plan", "A plan made before; the planner is then skipped."
-    )
 
     @property
     def is_instrumental(self) -> bool:
@@ -175,28 +162,25 @@ class MusicRequest(Schema):
                 f"Guidance Start ({self.guidance_start:g}) must not be above "
                 f"Guidance End ({self.guidance_end:g}).",
             )
-        if self.plan is not None and len(self.plan.codes) not in (0, 1, self.takes):
-            raise InvalidRequest(
-                "plan",
-                f"The plan has {len(self.plan.codes)} rows of codes for {self.takes} takes: "
-                "give one row, or one for each.",
-            )
         if self.timesteps and any(b >= a for a, b in pairwise(self.timesteps)):
             raise InvalidRequest("timesteps", "Timesteps must fall from one to the next.")
         return self
 
-    def begin(self, preset: Preset, *, has_planner: bool) -> Self:
-        """Refuse what this checkpoint cannot do; draw the seed; decide whether to think.
+    @property
+    def source_file(self) -> Path | None:
+        """The song that the task changes; None when it makes a new one."""
+        return None if self.source is None else getattr(self, self.source)
 
-        What is left open afterwards is the planner's to choose, or the preset's (`resolve`).
+    def with_source(self, song: Path) -> Self:
+        """The same about another file."""
+        return self if self.source is None else self.model_copy(update={self.source: song})
+
+    def check(self, preset: Preset, *, has_planner: bool) -> None:
+        """Refuse what this checkpoint cannot do.
 
         Raises:
             InvalidRequest: a value is off this checkpoint's preset, or Think has no planner.
         """
-        if self.think and not has_planner and self.plan is None:
-            raise InvalidRequest(
-                "think", "Think needs a 5Hz LM. Choose one in Service Configuration (or --lm)."
-            )
         if self.steps is not None and self.steps > preset.max_steps:
             kind = "Turbo models" if preset.is_turbo else f"{preset.name} models"
             raise InvalidRequest(
@@ -214,53 +198,43 @@ class MusicRequest(Schema):
                 f"Guidance Scale has no effect on turbo models (you gave {self.guidance_scale:g}): "
                 "leave it out, or choose a base or sft model.",
             )
-        return self.model_copy(
-            update={
-                "think": self.can_think and has_planner if self.think is None else self.think,
-                "seed": draw_seed() if self.seed is None else self.seed,
-            }
-        )
 
-    def resolve(self, preset: Preset, *, has_planner: bool) -> Self:
-        """Fill every `None` once: from the plan where there is one, else from the preset.
-
-        The seed is among them, so the resolved request replays the track.
+    def check_source(self, seconds: float) -> None:
+        """Refuse what cannot be done with a source of this length.
 
         Raises:
-            InvalidRequest: as `begin`.
+            InvalidRequest: it has no such region, say.
         """
-        begun = self.begin(preset, has_planner=has_planner)
-        plan = self.plan or Plan()
-        return begun.model_copy(
-            update={
-                "vocal_language": self.vocal_language or plan.vocal_language or UNKNOWN_LANGUAGE,
-                "bpm": self.bpm or plan.bpm,
-                "key_scale": self.key_scale or plan.key_scale,
-                "time_signature": self.time_signature or plan.time_signature,
-                "duration": self._length(preset),
-                "steps": len(self.timesteps or ()) or self.steps or preset.steps,
-                "shift": self.shift or preset.shift,
-                "guidance_scale": self.guidance_scale or preset.guidance_scale,
-            }
+
+    def seeded(self) -> Self:
+        """The same with a seed, drawn if nobody chose one."""
+        return self if self.seed is not None else self.model_copy(update={"seed": draw_seed()})
+
+    def to_plan(self, *, has_planner: bool) -> "PlannedRequest | None":
+        """What the planner is to plan first; None when it has no part in this."""
+        return None
+
+    def resolve(self, preset: Preset) -> "ResolvedRequest[Self]":
+        """Fill every `None` once, from the checkpoint's preset."""
+        filled = self.filled(preset)
+        return ResolvedRequest(
+            asked=self.model_copy(update=filled),
+            caption=self.caption,
+            seed=filled["seed"],
+            steps=filled["steps"],
+            shift=filled["shift"],
+            guidance_scale=filled["guidance_scale"],
         )
 
-    def _length(self, preset: Preset) -> float | None:
-        """The user's length; else the codes', each a fifth of a second; else the plan's.
-
-        Raises:
-            InvalidRequest: there are codes for a song of another length than the user's.
-        """
-        if self.plan is None or not self.plan.codes:
-            planned = None if self.plan is None else self.plan.duration
-            return self.duration or planned or preset.duration
-        written = len(self.plan.codes[0]) / CODE_RATE
-        if self.duration is not None and abs(written - self.duration) >= 1 / CODE_RATE:
-            raise InvalidRequest(
-                "duration",
-                f"The plan's codes last {written:g} s, but Audio Duration is {self.duration:g} s: "
-                "leave the duration out, or plan again.",
-            )
-        return self.duration or written
+    def filled(self, preset: Preset) -> dict[str, Any]:
+        """Values for all fields that were left open and that somebody must choose."""
+        return {
+            "seed": self.seeded().seed,
+            "vocal_language": self.vocal_language or UNKNOWN_LANGUAGE,
+            "steps": len(self.timesteps or ()) or self.steps or preset.steps,
+            "shift": self.shift or preset.shift,
+            "guidance_scale": self.guidance_scale or preset.guidance_scale,
+        }
 
     def warnings(self) -> list[str]:
         """What is allowed but probably not meant, one sentence each."""

@@ -103,10 +103,12 @@ def _seed(value: object) -> object:
 
 def _timesteps(value: object) -> object:
     """Lists that end at 0 and lists that end before it mean the same: the run ends at 0."""
+    if isinstance(value, str):
+        value = value.replace(",", " ").split()
     if not isinstance(value, list | tuple):
         return value or None
     times = list(value)
-    while times and times[-1] == 0:
+    while times and times[-1] in (0, "0", "0.0"):
         times.pop()
     return times or None
 

@@ -18,6 +18,7 @@ from acestep.engine.engine import Change, Engine, EngineState
 from acestep.engine.jobs import Event, Job, Take
 from acestep.errors import Unavailable
 from acestep.progress import Stage
+from acestep.request import TASKS
 
 SHOWN_AT_FIRST = 20  # ended jobs; the others come when they are asked for
 LONGEST_SUMMARY = 90  # characters of what was asked for
@@ -265,8 +266,8 @@ def _is_gone(job: Job) -> bool:
 def _title(job: Job) -> str:
     if job.action in ACTION_WORDS:
         return ACTION_WORDS[job.action]
-    task = str(job.request.get("task", "text2music"))
-    return task.title()
+    task = str(job.request.get("task"))
+    return TASKS[task].title if task in TASKS else task
 
 
 def _asked(request: Mapping[str, Any]) -> str:

@@ -223,6 +223,7 @@ const acestep = (() => {
   }
 
   function follow(id) {
+    if (id === "") return; // refused
     own.push(id);
     write(sessionStorage, OWN, own.slice(-KEPT));
     notice("");

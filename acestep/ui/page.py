@@ -21,7 +21,8 @@ from starlette.routing import Mount
 from acestep.config import ServiceConfig
 from acestep.engine.engine import Engine
 from acestep.errors import InvalidRequest
-from acestep.ui import api, cover, live, repaint, routes, text2music
+from acestep.request import TASKS
+from acestep.ui import api, live, routes, tabs
 from acestep.ui.boundary import bounded
 from acestep.ui.events import AT_ONCE, Updates
 from acestep.ui.live import Live
@@ -104,10 +105,12 @@ def draw(engine: Engine, config_class: type[ServiceConfig] = ServiceConfig) -> g
             gr.HTML(STATUS, elem_id="status", **PLAIN)
         with gr.Row():
             with gr.Column(scale=3, min_width=320), gr.Tabs() as row:
-                drawn = [text2music.build(), repaint.build(), cover.build()]
+                drawn = [tabs.build(task) for task in TASKS.values()]
             with gr.Column(scale=2, min_width=320, elem_id="side"):
                 column = Column(row, drawn)
         column.wire(engine)
+        for tab in drawn:
+            tab.wire(engine)
         _wire_fitting(engine, drawn)
         api.expose(engine)
     return page.queue(max_size=MAX_CALLS)
@@ -142,8 +145,13 @@ class Column:
     def wire(self, engine: Engine) -> None:
         """Let Generate submit the form of the open tab, and a take's buttons fill a tab."""
 
-        def submit(values: Mapping[Any, Any]) -> str:
-            return engine.submit(self._tabs[values[self._open_task]].form.read(values)).id
+        def submit(values: Mapping[Any, Any]) -> Updates:
+            form = self._tabs[values[self._open_task]].form
+            try:
+                job = engine.submit(form.read(values))
+            except InvalidRequest as error:
+                return {self._submitted: "", **form.refuse(error)}
+            return {self._submitted: job.id, **form.accept()}
 
         def take(event: gr.EventData) -> Updates:
             tab = self._tabs[event.task]
@@ -154,8 +162,9 @@ class Column:
             return {**opened, **tab.source.take(song)}
 
         forms = {part for tab in self._tabs.values() for part in tab.form.components}
+        said = [self._submitted, *(tab.form.complaint for tab in self._tabs.values())]
         pressed = self._generate.click(
-            bounded(submit), {self._open_task, *forms}, self._submitted, preprocess=False, **AT_ONCE
+            bounded(submit), {self._open_task, *forms}, said, preprocess=False, **AT_ONCE
         )
         pressed.success(None, self._submitted, None, js="(id) => acestep.follow(id)", **AT_ONCE)
         taking = {part for tab in self._tabs.values() if tab.source for part in tab.source.taking}
