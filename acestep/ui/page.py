@@ -60,10 +60,23 @@ def mount(
     auth: tuple[str, str] | None,
 ) -> tuple[FastAPI, AbstractAsyncContextManager[object]]:
     """The page as an application, and its lifespan."""
-    rows = Live(engine, output_dir)
-    blocks = asyncio.run(_drawn(engine, config_class))
-    # Gradio looks at its queue a thousand times a second, 10 % of a core; on Windows it takes
-    # this slower pace itself.
+
+    async def mounted() -> tuple[FastAPI, AbstractAsyncContextManager[object]]:
+        return _mount(engine, config_class, output_dir, auth)
+
+    # Outside of an event loop, Gradio opens loops that it never closes.
+    return asyncio.run(mounted())
+
+
+def _mount(
+    engine: Engine,
+    config_class: type[ServiceConfig],
+    output_dir: Path,
+    auth: tuple[str, str] | None,
+) -> tuple[FastAPI, AbstractAsyncContextManager[object]]:
+    blocks = draw(engine, config_class)
+    # Gradio looks at its queue a thousand times a second, 10 % of a core; on Windows it takes a
+    # slower pace itself.
     blocks._queue.sleep_when_free = IDLE_SECONDS
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     gr.mount_gradio_app(
@@ -85,14 +98,10 @@ def mount(
     blocks.has_launched = True
     page = app.routes.pop()
     assert isinstance(page, Mount) and isinstance(page.app, App)
+    rows = Live(engine, output_dir)
     app.include_router(routes.routes(engine, rows, _login_check(page.app)))
     app.routes.append(page)
     return app, _serving(app, rows)
-
-
-async def _drawn(engine: Engine, config_class: type[ServiceConfig]) -> gr.Blocks:
-    """The page, drawn inside an event loop: outside of one, Gradio opens loops for its locks."""
-    return draw(engine, config_class)
 
 
 def draw(engine: Engine, config_class: type[ServiceConfig] = ServiceConfig) -> gr.Blocks:
