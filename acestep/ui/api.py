@@ -12,17 +12,21 @@ from typing import Any
 
 import gradio as gr
 from gradio.events import api as add_endpoint
+from gradio.processing_utils import save_file_to_cache
+from gradio.utils import get_upload_folder
 
-from acestep.errors import InvalidRequest
+from acestep.engine.engine import Engine
+from acestep.engine.jobs import Job, Take
+from acestep.errors import AceStepError, Cancelled, InvalidRequest
 from acestep.request import TASKS, MusicRequest, parse_request
 from acestep.ui import controls
 from acestep.ui.boundary import bounded
-from acestep.ui.worker import SavedTake, Worker
+from acestep.ui.events import WATCHERS, steps_of
 
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.5
 
 
-def expose(worker: Worker) -> None:
+def expose(engine: Engine) -> None:
     """Add the endpoint to the current page."""
 
     def generate(request: dict[str, Any]) -> Iterator[list[dict[str, Any]]]:
@@ -30,20 +34,24 @@ def expose(worker: Worker) -> None:
         may be left out, or {"task": "repaint", …} or {"task": "cover", …} with their fields. Upload
         reference_audio and source_audio with gradio_client.handle_file. Returns one entry per take:
         file, recipe, take, seed, duration, seconds, warnings and report."""
-        run = worker.submit(read(request))
+        job = engine.submit(read(request))
         try:
-            while not run.wait(POLL_SECONDS):
+            for step in steps_of(engine, job.id, POLL_SECONDS):
+                job = step
                 yield []
-        finally:  # the caller went away or cancelled the job: nobody else holds this run
-            run.cancel()
-        yield [_entry(take) for take in run.result()]
+        finally:  # the caller went away or cancelled: nobody else waits for this job
+            engine.cancel(job.id)
+        if job.outcome is None:
+            raise _failure(job)
+        yield [_entry(take) for take in job.outcome.takes]
 
-    add_endpoint(
-        bounded(generate),
-        api_name="generate",
-        concurrency_limit=1,
-        concurrency_id="gpu",
-    )
+    add_endpoint(bounded(generate), api_name="generate", concurrency_limit=WATCHERS)
+
+
+def _failure(job: Job) -> AceStepError:
+    if job.failure is None:
+        return Cancelled("Cancelled. Nothing was written.")
+    return job.failure.to_error()
 
 
 def read(data: object) -> MusicRequest:
@@ -69,18 +77,21 @@ def _uploaded(name: str, value: object) -> str | None:
     raise InvalidRequest(name, f"{title} must be uploaded: use gradio_client.handle_file(path).")
 
 
-def _entry(take: SavedTake) -> dict[str, Any]:
+def _entry(take: Take) -> dict[str, Any]:
+    path = Path(take.path)
+    copy = shown_copy(path)
     return {
-        "file": _file(take.path),
-        "recipe": dict(take.recipe),
+        "file": gr.FileData(path=str(copy), orig_name=path.name).model_dump(),
+        "recipe": take.recipe,
         "take": take.take,
         "seed": take.seed,
         "duration": take.duration,
-        "seconds": dict(take.seconds),
-        "warnings": list(take.warnings),
-        "report": list(take.report),
+        "seconds": take.seconds,
+        "warnings": take.warnings,
+        "report": take.said,
     }
 
 
-def _file(path: Path) -> dict[str, Any]:
-    return gr.FileData(path=str(path), orig_name=path.name).model_dump()
+def shown_copy(song: Path) -> Path:
+    """A copy that Gradio may serve: the songs' own folder is not open to the page."""
+    return Path(save_file_to_cache(song, get_upload_folder()))

@@ -1,31 +1,37 @@
-"""Builds the page, guards it and puts it on a port. Prints nothing and reads no environment."""
+"""Opens the page on a port: the port first, then the engine, then the page, which takes seconds.
 
-import html
+Imports no gradio: something truthful answers on the port at once. Prints nothing and reads no
+environment.
+"""
+
+import errno
+import os
+import secrets
 import socket
-from collections.abc import Callable, Collection, Iterable, Iterator
-from concurrent.futures import TimeoutError as StillLoading
-from dataclasses import dataclass, field
+import threading
+import time
+import webbrowser
+from collections.abc import Callable, Collection
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from threading import Event
 
-import gradio as gr
-from gradio.themes import Base, Default
+import uvicorn
 from starlette.middleware import Middleware
+from starlette.types import ASGIApp
 
-from acestep.errors import AceStepError, PortBusy, Unavailable
-from acestep.request import TASKS
-from acestep.ui import DEFAULT_HOST, DEFAULT_PORT, api, tabs
-from acestep.ui.actions import Actions
-from acestep.ui.events import POLL_SECONDS, WATCHERS, Updates
+from acestep.config import ServiceConfig
+from acestep.engine.engine import Engine
+from acestep.errors import PortBusy, Unavailable
+from acestep.ui import DEFAULT_HOST, DEFAULT_PORT
 from acestep.ui.guard import LOOPBACK_HOSTS, HostGuard, OriginGuard
-from acestep.ui.tabs import Tab
-from acestep.ui.worker import Service, Worker
+from acestep.ui.splash import Doorway
 
 PORTS_TRIED = 100  # from the default one up, when nobody named a port
-MAX_UPLOAD = "256mb"
+BACKLOG = 128
 SHARE_DOMAIN = ".gradio.live"
-CACHE_SWEEP, CACHE_AGE = 3600, 86_400  # seconds; uploads and copies for the player, not songs
-HERE = Path(__file__).parent
+HANGING_UP = 3  # seconds that open connections get to end in
+POLL_SECONDS = 0.01
 
 
 @dataclass(frozen=True)
@@ -33,34 +39,49 @@ class RunningPage:
     """A page that is up at `url` until it is closed."""
 
     url: str
-    blocks: gr.Blocks
-    worker: Worker
-    _closed: Event = field(default_factory=Event)
+    engine: Engine
+    _doorway: Doorway
+    _server: uvicorn.Server
+    _thread: threading.Thread
+    _closed: threading.Event = field(default_factory=threading.Event)
+
+    def until_ready(self, seconds: float) -> None:
+        """Block until the page has taken the splash's place.
+
+        Raises:
+            TimeoutError: it takes longer.
+        """
+        if not self._doorway.decided.wait(seconds):
+            raise TimeoutError(f"The page was not built within {seconds:g} s.")
+        if self._doorway.error is not None:
+            raise self._doorway.error
 
     def wait(self) -> None:
-        """Block until another thread closes the page, or Ctrl+C does."""
+        """Block until another thread closes the page, or Ctrl+C does. What kept the page from
+        being built is raised here."""
         try:
             while not self._closed.wait(1.0):  # a bounded wait lets Windows deliver Ctrl+C
-                pass
+                if self._doorway.error is not None:
+                    raise self._doorway.error
         finally:
             self.close()
 
     def close(self) -> None:
         """Free the port and cancel what runs."""
+        if self._closed.is_set():
+            return
         self._closed.set()
-        self.worker.close()
-        self.blocks.close(verbose=False)
-
-
-def build(service_provider: Callable[[], Service], output_dir: Path) -> gr.Blocks:
-    """The page around a service that is loaded when the page is first opened or used."""
-    return _page(Worker(service_provider, output_dir))
+        self._server.should_exit = True
+        self._doorway.hang_up()
+        self._thread.join()
+        self.engine.close()
 
 
 def launch(
+    make_engine: Callable[[], Engine],
     *,
-    load_service: Callable[[], Service],
     output_dir: Path,
+    config_class: type[ServiceConfig] = ServiceConfig,
     host: str = DEFAULT_HOST,
     port: int | None = None,
     share: bool = False,
@@ -68,56 +89,64 @@ def launch(
     allowed_hosts: Collection[str] = (),
     open_browser: bool = False,
 ) -> RunningPage:
-    """Open the page on a port and load the service in the background.
+    """Open the page on a port, around an engine that is made beside it.
 
     Args:
+        make_engine: called once the port is ours, before anything slow, so that the engine's
+            process starts while the page is built.
+        config_class: the settings that Service Configuration shows.
         port: None takes 7860 or, when that is busy, the next free one.
         auth: user and password; required as soon as others can reach the page.
         allowed_hosts: further names the page may be called by (a reverse proxy's, say).
 
     Raises:
         PortBusy: the named port is taken, or all of the default ones.
-        Unavailable: the page would be open to others without a password.
+        Unavailable: the page would be open to others without a password, cannot listen on this
+            address, or no public link could be made.
     """
     if auth is None and (share or not _is_loopback(host)):
         raise Unavailable(
             "Others could reach this page and it has no password. Add --auth USER:PASSWORD."
         )
     output_dir = output_dir.resolve()
-    output_dir.mkdir(parents=True, exist_ok=True)
-    worker = Worker(load_service, output_dir)
-    page = _page(worker)
-    port = _free_port(host, port)
+    listener = _listen(host, port)
+    number: int = listener.getsockname()[1]
     try:
-        page.launch(
-            server_name=host,
-            server_port=port,
-            share=share,
-            auth=auth,
-            inbrowser=open_browser,
-            prevent_thread_lock=True,
-            quiet=True,
-            show_error=True,
-            allowed_paths=[str(output_dir)],
-            max_file_size=MAX_UPLOAD,
-            run_history=False,
-            enable_monitoring=False,
-            ssr_mode=False,
-            pwa=False,
-            strict_cors=True,
-            footer_links=["api", "settings"],
-            theme=theme(),
-            css_paths=HERE / "page.css",
-            head=f"<script>{(HERE / 'page.js').read_text('utf-8')}</script>",
-            app_kwargs={"middleware": guards(host, allowed_hosts, share=share)},
+        engine = make_engine()
+    except BaseException:
+        listener.close()
+        raise
+
+    def build() -> tuple[ASGIApp, AbstractAsyncContextManager[object]]:
+        from acestep.ui import page  # imports gradio
+
+        return page.mount(engine, config_class, output_dir, auth)
+
+    doorway = Doorway(build)
+    app: ASGIApp = doorway
+    for guard in reversed(guards(host, allowed_hosts, share=share)):
+        app = guard.cls(app, *guard.args, **guard.kwargs)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app, lifespan="on", log_level="warning", timeout_graceful_shutdown=HANGING_UP
         )
-    except OSError as error:
-        if _is_free(host, port):
+    )
+    thread = threading.Thread(
+        target=server.run, kwargs={"sockets": [listener]}, name="acestep-server", daemon=True
+    )
+    thread.start()
+    while not server.started and thread.is_alive():
+        time.sleep(POLL_SECONDS)
+    running = RunningPage(_url(host, number), engine, doorway, server, thread)
+    if share:
+        try:
+            running = replace(running, url=public_link(host, number))
+        except Unavailable:
+            running.close()
             raise
-        # Another program took it between the look and the bind.
-        raise PortBusy(f"Port {port} is in use. Choose another with --port.") from error
-    worker.start()
-    return RunningPage(page.share_url or page.local_url or "", page, worker)
+    if open_browser:
+        webbrowser.open(running.url)
+    return running
 
 
 def guards(host: str, allowed_hosts: Collection[str] = (), *, share: bool) -> list[Middleware]:
@@ -129,98 +158,52 @@ def guards(host: str, allowed_hosts: Collection[str] = (), *, share: bool) -> li
     ]
 
 
-def theme() -> Base:
-    """Gradio's own look with the system's fonts: nothing is fetched from elsewhere."""
-    return Default(
-        primary_hue="orange",
-        font=["system-ui", "sans-serif"],
-        font_mono=["ui-monospace", "monospace"],
-    ).set(  # the default's light greys are below the contrast that small text needs
-        body_text_color_subdued="*neutral_600",
-        block_info_text_color="*neutral_600",
-        input_placeholder_color="*neutral_500",
-        button_primary_background_fill="*primary_700",
-        button_primary_background_fill_dark="*primary_700",
-        button_primary_background_fill_hover="*primary_800",
-        button_primary_background_fill_hover_dark="*primary_800",
-    )
+def public_link(host: str, port: int) -> str:
+    """The address of a tunnel to this page through Gradio's servers. It ends with the program.
 
+    Raises:
+        Unavailable: with the reason.
+    """
+    import httpx
+    from gradio import networking
+    from gradio.exceptions import ChecksumMismatchError, ShareCertificateWriteError
 
-def _page(worker: Worker) -> gr.Blocks:
-    """Draw the page, then wire what is not a tab's own."""
-    with gr.Blocks(
-        title="ACE-Step 1.5", analytics_enabled=False, delete_cache=(CACHE_SWEEP, CACHE_AGE)
-    ) as page:
-        with gr.Row(elem_id="header"):
-            gr.HTML("<h1>ACE-Step 1.5</h1>")
-            status = gr.HTML(_status("Loading the model …"), elem_id="status")
-        with gr.Row():
-            with gr.Column(scale=3, min_width=320), gr.Tabs() as row:
-                drawn = tuple(tabs.build(task) for task in TASKS.values())
-            with gr.Column(scale=2, min_width=320, elem_id="side"):
-                actions = Actions(drawn)
-        actions.wire(row, worker)
-        api.expose(worker)
-
-        def show_service() -> Iterator[Updates]:
-            yield from _watch_loading(worker, status, drawn)
-
-        page.load(
-            show_service,
-            None,
-            [status, *(part for tab in drawn for part in tab.components)],
-            show_progress="hidden",
-            concurrency_limit=WATCHERS,
-            api_visibility="private",
-        )
-    return page.queue(max_size=20)
-
-
-def _watch_loading(worker: Worker, status: gr.HTML, tabs: Iterable[Tab]) -> Iterator[Updates]:
-    """Say that the service loads, then what it is, and fit the form to it."""
-    loading = worker.start()
-    yield {status: _status("Loading the model …")}
-    while True:
-        try:
-            service = loading.result(timeout=POLL_SECONDS)
-        except StillLoading:
-            continue
-        except AceStepError as error:
-            yield {status: _status(f"Not ready. {error}")}
-            return
-        yield {
-            status: _status(
-                f"Ready · {service.model} · {service.device_name}", service.planner_engine
-            ),
-            **{
-                part: update
-                for tab in tabs
-                for part, update in tab.suit(
-                    service.preset, has_planner=service.has_planner
-                ).items()
-            },
-        }
-        return
-
-
-def _status(words: str, planner: str = "") -> str:
-    """What is loaded; below it, what plans the songs and on which engine."""
-    lines = f'<p role="status">{html.escape(words)}</p>'
-    return lines + (f'<p id="engine">Planner: {html.escape(planner)}</p>' if planner else "")
+    try:
+        return networking.setup_tunnel(host, port, secrets.token_urlsafe(32), None, None)
+    except (
+        RuntimeError,
+        ValueError,
+        OSError,
+        httpx.HTTPError,
+        ChecksumMismatchError,
+        ShareCertificateWriteError,
+    ) as error:
+        raise Unavailable(
+            f"No public link could be made: {error or type(error).__name__}"
+        ) from error
 
 
 def _is_loopback(host: str) -> bool:
     return host.strip("[]").lower() in LOOPBACK_HOSTS
 
 
-def _free_port(host: str, port: int | None) -> int:
+def _url(host: str, port: int) -> str:
+    name = "localhost" if host in ("0.0.0.0", "::") else host.strip("[]")
+    return f"http://[{name}]:{port}/" if ":" in name else f"http://{name}:{port}/"
+
+
+def _listen(host: str, port: int | None) -> socket.socket:
     """The named port or, when none was named, the first free one from 7860 up."""
-    candidates = (
-        range(DEFAULT_PORT, DEFAULT_PORT + PORTS_TRIED) if port is None else range(port, port + 1)
-    )
+    candidates = range(DEFAULT_PORT, DEFAULT_PORT + PORTS_TRIED) if port is None else (port,)
     for candidate in candidates:
-        if _is_free(host, candidate):
-            return candidate
+        try:
+            return _bind(host.strip("[]"), candidate)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                why = error.strerror or str(error)
+                raise Unavailable(
+                    f"The page cannot listen on {host}, port {candidate}: {why}."
+                ) from error
     raise PortBusy(
         f"Port {port} is in use. Choose another with --port."
         if port is not None
@@ -228,13 +211,15 @@ def _free_port(host: str, port: int | None) -> int:
     )
 
 
-def _is_free(host: str, port: int) -> bool:
-    name = host.strip("[]")
+def _bind(name: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in name else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((name, port))
-        except OSError:
-            return False
-    return True
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if os.name == "posix":  # elsewhere it would share the port with another program
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((name, port))
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
