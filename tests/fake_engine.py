@@ -90,7 +90,8 @@ class FakeService:
         on_progress: OnProgress | None = None,
         cancel: CancelToken | None = None,
     ) -> list[Track]:
-        request = request.resolve(self.preset, has_planner=self.has_planner)
+        request.check(self.preset, has_planner=self.has_planner)
+        request = request.resolve(self.preset).asked
         self.requests.append(request)
         self.before(request)
         report = Reporter(on_progress, cancel)

@@ -128,7 +128,7 @@ class LocalEngine:
             loaded = self._state.loaded
             if action != "understand" and loaded is not None and self._loaded == self._config:
                 music = cast(MusicRequest, request)
-                music.begin(loaded.preset, has_planner=loaded.has_planner)
+                music.check(loaded.preset, has_planner=loaded.has_planner)
             return self._submit(request.model_dump(mode="json"), action, self._dumped(), out)
 
     def rerun(self, id: str) -> Job:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import gradio as gr
@@ -33,13 +34,16 @@ MAX_CALLS = 20  # callers of the endpoint that may wait in Gradio's queue
 CACHE_SWEEP, CACHE_AGE = 3600, 86_400  # seconds; uploads and copies for the players, not songs
 IDLE_SECONDS = 0.02
 HERE = Path(__file__).parent
+PLAIN: Mapping[str, Any] = MappingProxyType({"js_on_load": None, "apply_default_css": False})
 # What page.js fills. Gradio leaves it alone because its value never changes.
 STATUS = '<p role="status">Connecting …</p><p id="engine" hidden></p>'
 BAR = """
-<button id="cancel" type="button" hidden>Cancel</button>
-<div id="progress" class="running" hidden>
-  <span role="status"><a></a></span><span class="time"></span>
-  <progress aria-label="Progress of this stage"></progress>
+<div class="bar">
+  <button id="cancel" type="button" hidden>Cancel</button>
+  <div id="progress" class="running" hidden>
+    <span role="status"><a></a></span><span class="time"></span>
+    <progress aria-label="Progress of this stage"></progress>
+  </div>
 </div>
 """
 LIST = """
@@ -98,7 +102,7 @@ def draw(engine: Engine, config_class: type[ServiceConfig] = ServiceConfig) -> g
     ) as page:
         with gr.Row(elem_id="header"):
             gr.HTML(f"<h1>{TITLE}</h1>")
-            gr.HTML(STATUS, elem_id="status", js_on_load=None)
+            gr.HTML(STATUS, elem_id="status", **PLAIN)
         with gr.Row():
             with gr.Column(scale=3, min_width=320), gr.Tabs() as row:
                 drawn = [tabs.build(task) for task in TASKS.values()]
@@ -125,8 +129,8 @@ class Column:
         self._tabs = {tab.task: tab for tab in drawn}
         with gr.Column(elem_id="actions"):
             self._generate = gr.Button("Generate Music", variant="primary", elem_id="generate")
-            gr.HTML(BAR, elem_id="bar", js_on_load=None)
-        gr.HTML(LIST, elem_id="songs", js_on_load=None)
+            gr.HTML(BAR, elem_id="bar", **PLAIN)
+        gr.HTML(LIST, elem_id="songs", **PLAIN)
         self._submitted = gr.Textbox(visible=False)
         self._open_task = gr.Textbox(drawn[0].task, visible=False)
         self._take = gr.HTML(
@@ -158,16 +162,11 @@ class Column:
             return {**opened, **tab.source.take(song)}
 
         forms = {part for tab in self._tabs.values() for part in tab.form.components}
+        said = [self._submitted, *(tab.form.complaint for tab in self._tabs.values())]
         pressed = self._generate.click(
-            bounded(submit),
-            {self._open_task, *forms},
-            [self._submitted, *(tab.form.complaint for tab in self._tabs.values())],
-            preprocess=False,
-            **AT_ONCE,
+            bounded(submit), {self._open_task, *forms}, said, preprocess=False, **AT_ONCE
         )
-        pressed.success(
-            None, self._submitted, None, js="(id) => id && acestep.follow(id)", **AT_ONCE
-        )
+        pressed.success(None, self._submitted, None, js="(id) => acestep.follow(id)", **AT_ONCE)
         taking = {part for tab in self._tabs.values() if tab.source for part in tab.source.taking}
         self._take.click(bounded(take), None, [self._row, self._open_task, *taking], **AT_ONCE)
         for tab in self._tabs.values():
