@@ -24,6 +24,7 @@ Choices = Sequence[tuple[str, str]]  # (shown, sent)
 NO_LISTS: Mapping[str, Choices] = MappingProxyType({})
 UNIT_WORDS = MappingProxyType({"s": "seconds"})
 SWITCH = MappingProxyType({True: "on", False: "off", None: EMPTY})
+ELEM_IDS = MappingProxyType({"model": "main-model-path", "lm": "lm-model-path"})  # by widget
 TERSE = gr.InputHTMLAttributes(autocomplete="off", autocapitalize="off", spellcheck=False)
 LANGUAGE_NAMES = MappingProxyType(
     dict(
@@ -85,7 +86,7 @@ def is_drawn(field: FieldInfo) -> bool:
 
 def elem_id(name: str, field: FieldInfo, prefix: str = "") -> str:
     """Its short name, as on the command line, where it has one."""
-    short = next(iter(schema.extra(field).get("flags", ())), name)
+    short = ELEM_IDS.get(_widget(field)) or next(iter(schema.extra(field).get("flags", ())), name)
     return prefix + short.lstrip("-").replace("_", "-")
 
 
