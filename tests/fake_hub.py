@@ -86,7 +86,8 @@ class HubServer:
 
     Attributes:
         ranges: the Range header of every file request.
-        stalls_after: bytes after which a connection waits until `go_on` is set; None never.
+        stalls_after: bytes of a file after which its connection waits until `go_on` is set; None
+            never.
     """
 
     def __init__(self) -> None:
@@ -126,9 +127,10 @@ class HubHandler(BaseHTTPRequestHandler):
             asked = self.headers["Range"]
             self.hub.ranges.append(asked)
             if asked and not self.hub.ignores_ranges:
-                self._send(206, content[int(asked.removeprefix("bytes=").removesuffix("-")) :])
+                start = int(asked.removeprefix("bytes=").removesuffix("-"))
+                self._send(206, content[start:], until=self.hub.stalls_after)
             else:
-                self._send(200, content)
+                self._send(200, content, until=self.hub.stalls_after)
         elif "gated" in self.path:
             self._send(403, b"{}", {"X-Error-Code": "GatedRepo"})
         elif "busy" in self.path:
@@ -136,17 +138,21 @@ class HubHandler(BaseHTTPRequestHandler):
         else:
             self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
 
-    def _send(self, status: int, content: bytes, headers: dict[str, str] | None = None) -> None:
+    def _send(
+        self,
+        status: int,
+        content: bytes,
+        headers: dict[str, str] | None = None,
+        until: int | None = None,
+    ) -> None:
         self.send_response(status)
         for key, value in {"Content-Length": str(len(content)), **(headers or {})}.items():
             self.send_header(key, value)
         self.end_headers()
-        until = len(content) if self.hub.stalls_after is None else self.hub.stalls_after
         self.wfile.write(content[:until])
-        if rest := content[until:]:
-            self.wfile.flush()
+        if until is not None and until < len(content):
             self.hub.go_on.wait()
-            self.wfile.write(rest)
+            self.wfile.write(content[until:])
 
     def log_message(self, format: str, *args: object) -> None:
         pass

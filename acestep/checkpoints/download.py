@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from acestep.checkpoints.catalogue import Entry
-from acestep.checkpoints.files import REQUIRED, SILENCE_FILE, STEMS, Kind
+from acestep.checkpoints.files import REQUIRED, SILENCE_FILE, STEMS, Kind, size_text
 from acestep.checkpoints.folder import problems
 from acestep.checkpoints.hub import Hub, HuggingFace, RemoteFile, Unreachable
 from acestep.checkpoints.locate import Checkpoints
@@ -125,14 +125,24 @@ def plan(name: str, places: Checkpoints, hub: Hub | None = None) -> DownloadPlan
             sentence says which files to put where by hand.
     """
     hub = hub or HuggingFace()
+    models = tuple(_plan_model(n, places, hub) for n in to_download(name, places))
+    return DownloadPlan(name, places.root / name, models, _free_bytes(places.root))
+
+
+def to_download(name: str, places: Checkpoints) -> list[str]:
+    """`name` and the companions it lacks.
+
+    Raises:
+        ModelMissing: nobody knows that name.
+        DownloadError: the model ships with the program.
+    """
     entry = places.catalogue.models.get(name)
     if entry is None:
         raise ModelMissing(places.missing(name))
     if entry.repo is None:
         raise DownloadError(f"{name} ships with the program: there is nothing to download.")
-    lacking = [n for n in places.catalogue.with_companions(name)[1:] if not _usable(places, n)]
-    models = tuple(_plan_model(n, places, hub) for n in (name, *lacking))
-    return DownloadPlan(name, places.root / name, models, _free_bytes(places.root))
+    companions = places.catalogue.with_companions(name)[1:]
+    return [name, *(n for n in companions if not _usable(places, n))]
 
 
 def download(
@@ -161,8 +171,8 @@ def download(
     """
     if plan.missing > plan.free:
         raise DownloadError(
-            f"There is not enough room in {plan.folder.parent}: {_gb(plan.missing)} are needed, "
-            f"{_gb(plan.free)} are free."
+            f"There is not enough room in {plan.folder.parent}: {size_text(plan.missing)} are "
+            f"needed, {size_text(plan.free)} are free."
         )
     meter = _Meter(plan, on_progress)
     fetch = _Fetch(hub or HuggingFace(), meter, retry_seconds)
@@ -327,8 +337,8 @@ class _Fetch:
             failures = failures + 1 if hasher.count == before else 0
             if failures > RETRIES:
                 raise DownloadError(
-                    f"Stopped at {_gb(self._meter.done)} of {_gb(self._meter.total)}: the "
-                    f"connection was lost ({why}). Run the download again to go on from there."
+                    f"Stopped at {size_text(self._meter.done)} of {size_text(self._meter.total)}: "
+                    f"the connection was lost ({why}). Run the download again to go on from there."
                 )
             if hasher.count < file.remote.size:
                 self._meter.report(file)
@@ -442,11 +452,7 @@ def _free_bytes(folder: Path) -> int:
 def _disk_error(error: OSError, folder: Path, meter: _Meter) -> DownloadError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DownloadError(
-            f"Stopped at {_gb(meter.done)}: no space left in {folder} "
-            f"(needs {_gb(meter.total - meter.done)} more)."
+            f"Stopped at {size_text(meter.done)}: no space left in {folder} "
+            f"(needs {size_text(meter.total - meter.done)} more)."
         )
     return DownloadError(f"{folder} cannot be written ({error.strerror or error}).")
-
-
-def _gb(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

@@ -29,3 +29,8 @@ REQUIRED: Mapping[Kind, tuple[str, ...]] = {
     "text_encoder": (CONFIG_FILE, TOKENIZER_FILE),
 }
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+def size_text(count: float) -> str:
+    """Bytes as people write them: 4.8 GB."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

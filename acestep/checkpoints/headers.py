@@ -50,7 +50,7 @@ def stored_tensors(folder: Path, stem: str) -> dict[str, Stored]:
         return _header(single)
     if index.exists():
         return _sharded(index)
-    if other := _pickled(folder):
+    if other := pickled(folder):
         raise CheckpointError(
             f"{folder} has no {single.name}, only {other.name}, a pickle file, which could run "
             "code and is never opened."
@@ -66,7 +66,8 @@ def weight_files(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def _pickled(folder: Path) -> Path | None:
+def pickled(folder: Path) -> Path | None:
+    """The first file of a folder that a pickle's name promises weights in."""
     found = (path for path in folder.glob("*") if path.suffix in PICKLE_SUFFIXES)
     return next((path for path in sorted(found) if path.name != SILENCE_FILE), None)
 

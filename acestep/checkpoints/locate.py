@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from acestep.checkpoints.catalogue import Catalogue, Entry
-from acestep.checkpoints.files import CONFIG_FILE, KIND_NAMES, Kind
+from acestep.checkpoints.files import CONFIG_FILE, KIND_NAMES, Kind, size_text
 from acestep.checkpoints.folder import problems, read_config
 from acestep.errors import CheckpointError, ModelMissing
 from acestep.request import Preset
@@ -100,15 +100,16 @@ class Checkpoints:
         return folder
 
     def find(self, name_or_path: str | Path) -> Path | None:
-        """The folder of a model, complete or not; None when there is none."""
-        path = Path(name_or_path).expanduser()
-        if (path / CONFIG_FILE).is_file() or _is_path(name_or_path):
-            return path.resolve() if path.is_dir() else None
-        name = str(name_or_path)
-        for place in (self.root, self._shipped):
-            if (place / name).is_dir():
-                return (place / name).resolve()
-        return self._in_cache(name)
+        """The folder of a model, complete or not; None when there is none.
+
+        Raises:
+            CheckpointError: the place cannot be looked at.
+        """
+        try:
+            return self._find(name_or_path)
+        except (OSError, RuntimeError) as error:  # no permission, too long, no such user's home
+            why = getattr(error, "strerror", None) or error
+            raise CheckpointError(f"The model's folder cannot be looked at ({why}).") from error
 
     def companions(self, model: str | Path) -> Companions:
         """The VAE and text encoder of a DiT: in its folder, beside it, or the catalogue's.
@@ -182,7 +183,7 @@ class Checkpoints:
         """Why a model cannot be found, and what to do: one or two sentences."""
         name = str(name_or_path)
         entry = self.catalogue.models.get(name)
-        if entry is None and _is_path(name_or_path):
+        if entry is None and is_path(name_or_path):
             return f"There is no folder {Path(name_or_path).expanduser()}."
         if entry is None:
             near = self.catalogue.nearest(name)
@@ -194,9 +195,19 @@ class Checkpoints:
                 "Install the program again."
             )
         return (
-            f"{name} is not on this computer ({entry.size / 1e9:.1f} GB): there is no folder "
+            f"{name} is not on this computer ({size_text(entry.size)}): there is no folder "
             f"{self.root / name}. Run `acestep models download {name}`."
         )
+
+    def _find(self, name_or_path: str | Path) -> Path | None:
+        path = Path(name_or_path).expanduser()
+        if (path / CONFIG_FILE).is_file() or is_path(name_or_path):
+            return path.resolve() if path.is_dir() else None
+        name = str(name_or_path)
+        for place in (self.root, self._shipped):
+            if (place / name).is_dir():
+                return (place / name).resolve()
+        return self._in_cache(name)
 
     def _installed(self, name: str, folder: Path | None) -> Installed:
         entry = self.catalogue.models.get(name)
@@ -276,7 +287,7 @@ def _kind_from_config(folder: Path) -> Kind | None:
     return None
 
 
-def _is_path(name_or_path: str | Path) -> bool:
+def is_path(name_or_path: str | Path) -> bool:
     """A name has no separators: `./turbo`, `~/turbo` and Path objects are places."""
     text = str(name_or_path)
     return isinstance(name_or_path, Path) or any(c in text for c in "/\\~") or text in (".", "..")

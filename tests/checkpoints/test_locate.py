@@ -102,6 +102,12 @@ class TestResolve:
         path = tmp_path / "gone"
         assert missing_sentence(places, str(path)) == f"There is no folder {path}."
 
+    @pytest.mark.parametrize("name", ["a" * 5000, "/" + "a" * 5000, "~nobody-has-this-name/x"])
+    def test_a_place_that_cannot_be_looked_at_says_why(
+        self, places: Checkpoints, name: str
+    ) -> None:
+        assert refusal(places, name).startswith("The model's folder cannot be looked at (")
+
     def test_what_ships_and_is_gone_asks_for_a_new_installation(self, places: Checkpoints) -> None:
         sentence = missing_sentence(places, "acestep-v15-nano-turbo")
         assert sentence.endswith("Install the program again.")
