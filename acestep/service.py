@@ -14,7 +14,9 @@ import torch
 
 import acestep
 from acestep import pipeline
-from acestep.checkpoints.locate import DEFAULT_MODEL, Checkpoints, fingerprint
+from acestep.checkpoints.folder import fingerprint
+from acestep.checkpoints.locate import Checkpoints
+from acestep.config import DEFAULT_MODEL
 from acestep.errors import InvalidRequest, OutOfMemory, Unavailable, UnsoundResult
 from acestep.library.latents import sample_hash
 from acestep.library.source import Source, read_source

@@ -13,11 +13,12 @@ import torch
 from safetensors.torch import save
 from typer.testing import CliRunner, Result
 
-from acestep.checkpoints.download import Listing, RemoteFile
-from acestep.checkpoints.locate import DEFAULT_MODEL, Catalogue
+from acestep.checkpoints.catalogue import Catalogue
+from acestep.checkpoints.hub import Listing, RemoteFile
 from acestep.cli import build_app, page
 from acestep.cli.app import load_service
 from acestep.cli.options import ServiceOptions
+from acestep.config import DEFAULT_MODEL
 from acestep.library.recipe import read_recipe
 from acestep.ui import app as ui_app
 

@@ -33,7 +33,7 @@ from acestep.cli.recipes import info, replay
 from acestep.cli.terminal import guarded
 
 if TYPE_CHECKING:
-    from acestep.checkpoints.download import Hub
+    from acestep.checkpoints.hub import Hub
 
 EPILOG = """\
 An option on the command line wins over its environment variable, and that over the default.
@@ -103,7 +103,7 @@ def version() -> None:
 
 def load_service(options: ServiceOptions, on_progress: OnProgress | None = None) -> Service:
     """The real service; imports torch."""
-    from acestep.checkpoints.locate import DEFAULT_MODEL
+    from acestep.config import DEFAULT_MODEL
     from acestep.service import AUTO, MusicService
 
     return MusicService.load(

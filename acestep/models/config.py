@@ -13,9 +13,9 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from acestep.checkpoints.files import CONFIG_FILE
 from acestep.errors import CheckpointError
 
-CONFIG_FILE = "config.json"
 SLIDING = "sliding_attention"
 FULL = "full_attention"
 

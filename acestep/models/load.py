@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from acestep.checkpoints.files import CONFIG_FILE, SILENCE_FILE, STEMS
 from acestep.checkpoints.headers import ARCHIVE, Stored, stored_tensors
 from acestep.errors import CheckpointError
 from acestep.models.acestep import AceStep
@@ -24,7 +25,6 @@ from acestep.types import Latents
 
 M = TypeVar("M", bound=nn.Module)
 
-SILENCE_FILE = "silence_latent.pt"
 SILENCE_FRAMES = 15_000  # ten minutes
 MAX_SILENCE_FILE = 64_000_000  # bytes; the published file is 3.84 MB
 
@@ -50,7 +50,7 @@ def load_vae(
         folder,
         dtype=torch.float32,
         device=device,
-        stem="diffusion_pytorch_model",
+        stem=STEMS["vae"],
     )
     return vae.fold().to(dtype)
 
@@ -105,7 +105,7 @@ def load_module(
     *,
     dtype: torch.dtype | None,
     device: torch.device | str = "cpu",
-    stem: str = "model",
+    stem: str = STEMS["dit"],
     rename: Callable[[str], str | None] = lambda key: key,
 ) -> M:
     """Build a network without memory, then give it the folder's tensors one by one.
@@ -167,7 +167,7 @@ def _compare(
         if stored[key].shape != tuple(tensor.shape):
             raise CheckpointError(
                 f"{stored[key].file}: '{key}' is {list(stored[key].shape)}, "
-                f"but config.json makes it {list(tensor.shape)}."
+                f"but {CONFIG_FILE} makes it {list(tensor.shape)}."
             )
 
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
+from acestep.checkpoints.files import TOKENIZER_FILE
 from acestep.errors import CheckpointError
 from acestep.models.load import load_qwen3
 from acestep.models.qwen3 import Qwen3
 from acestep.types import States, TokenIds, TokenMask
 
-TOKENIZER_FILE = "tokenizer.json"
 CAPTION_TOKENS = 256  # as in training, the end token included
 LYRICS_TOKENS = 2048
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 from tokenizers import Tokenizer
 
+from acestep.checkpoints.files import TOKENIZER_FILE
 from acestep.errors import CheckpointError, ModelMissing
 from acestep.request.values import CODEBOOK_SIZE
 
@@ -61,13 +62,13 @@ class Vocabulary:
             ModelMissing: the folder has no `tokenizer.json`.
             CheckpointError: the file is damaged, or of another kind of model.
         """
-        path = folder / "tokenizer.json"
+        path = folder / TOKENIZER_FILE
         try:
             text = path.read_text(encoding="utf-8")
             json.loads(text)  # the tokenizers library raises a bare Exception for damaged files
         except FileNotFoundError:
             raise ModelMissing(
-                f"{folder} has no tokenizer.json. Download the planner again: "
+                f"{folder} has no {TOKENIZER_FILE}. Download the planner again: "
                 f"acestep models download {folder.name}"
             ) from None
         except ValueError as error:

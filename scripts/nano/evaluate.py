@@ -27,7 +27,8 @@ import torch
 from torch import Tensor
 
 from acestep import MusicService
-from acestep.checkpoints.locate import Checkpoints, fingerprint
+from acestep.checkpoints.folder import fingerprint
+from acestep.checkpoints.locate import Checkpoints
 from acestep.media import audio
 from acestep.models.load import load_vae
 from acestep.request import Cover, MusicRequest, Plan, Repaint

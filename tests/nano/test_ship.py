@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from acestep.checkpoints.locate import Checkpoints, fingerprint
+from acestep.checkpoints.folder import fingerprint
+from acestep.checkpoints.locate import Checkpoints
 from acestep.models.load import load_acestep, load_silence
 from scripts.nano import ship
 from scripts.nano.evaluate import BASE, TURBO, Figure
