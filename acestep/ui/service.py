@@ -33,6 +33,7 @@ PLANNERS: Choices = (
     (f"{NO_LM}: do without", NO_LM),
 )
 DEVICES: Choices = tuple((name, name) for name in (AUTO, "cpu", "cuda", "mps"))
+PRESENCES = tuple(models.MARKS)  # what is here comes first
 NOT_APPLIED = "Not applied yet — press Initialize Service."
 TICK_SECONDS = 1.0
 SETTLED_SECONDS = 2.0  # an engine that says nothing for so long has nothing to load
@@ -121,7 +122,7 @@ class Panel:
         self._wire()
 
     @property
-    def _offering(self) -> list[Component]:
+    def _offering(self) -> list[Any]:
         """The controls that list models."""
         return [self.form.fields[choice.name] for choice in self._choices]
 
@@ -156,14 +157,14 @@ class Panel:
         return Choice(name, widget, line, fetch)
 
     def _wire(self) -> None:
-        controls = set(self.form.fields.values())
+        controls: set[Any] = set(self.form.fields.values())
         told = [
             self._pending,
             *(part for each in self._choices for part in (each.note, each.fetch)),
         ]
         options: dict[str, Any] = {**AT_ONCE, "preprocess": False}
         latest: dict[str, Any] = {**options, "trigger_mode": "always_last"}
-        moves: list[Any] = [control.change for control in controls]  # pyright: ignore
+        moves: list[Any] = [control.change for control in controls]
         gr.on(moves, bounded(self.look), controls, told, **latest)
         folder: Any = self.form.fields["checkpoints"]
         folder.change(self.list_models, controls, self._offering, **latest)
@@ -311,7 +312,12 @@ class Panel:
     def _offered(self, places: Checkpoints) -> dict[str, Choices]:
         """The models to choose from, by widget."""
         named = {
-            widget: [(row.label, row.name) for row in models.rows(places, kind)]
+            widget: [
+                (row.label, row.name)
+                for row in sorted(
+                    models.rows(places, kind), key=lambda row: PRESENCES.index(row.presence)
+                )
+            ]
             for widget, kind in KINDS.items()
         }
         return {**named, "lm": [*PLANNERS, *named["lm"]]}
