@@ -81,10 +81,11 @@ def replay(
     if destination is not None:
         request = destination.formatted(request, chosen=False)
         destination.reserve(1)
+    is_planned = request.to_plan(has_planner=True) is None  # the plan is in the recipe
     options = replace(
         service,
         model=service.model or recipe["models"]["dit"]["name"],
-        lm="none" if request.plan is not None else service.lm,  # the plan is in the recipe
+        lm="none" if is_planned else service.lm,
     )
     started = time.perf_counter()
     with interruptible() as cancel, progress_line() as line:

@@ -10,9 +10,9 @@ from gradio.components import Component
 
 from acestep.engine import songs
 from acestep.engine.engine import Engine
-from acestep.engine.jobs import Recording
 from acestep.errors import AceStepError, InvalidRequest
 from acestep.request import Plan, schema
+from acestep.request.asked import Recording
 from acestep.request.values import TIME_SIGNATURES, UNKNOWN_LANGUAGE
 from acestep.ui.boundary import bounded, said, warned
 from acestep.ui.events import AT_ONCE, WATCHERS, Updates, steps_of

@@ -67,7 +67,7 @@ class TestCatalogue:
     def test_every_preset_resolves_a_request(self, name: str) -> None:
         catalogue = Catalogue.read()
         preset = catalogue.presets[catalogue.models[name].preset or ""]
-        resolved = Text2Music(caption="x").resolve(preset, has_planner=False)
+        resolved = Text2Music(caption="x").resolve(preset)
         assert resolved.steps == preset.steps <= preset.max_steps
         assert resolved.shift == preset.shift
         assert resolved.guidance_scale == preset.guidance_scale

@@ -11,10 +11,10 @@ import soundfile
 from fake_engine import FakeEngine, FakeService
 from loops import in_loop
 
-from acestep.engine.jobs import Recording
 from acestep.errors import AudioError, InvalidRequest
 from acestep.library.recipe import pack
 from acestep.request import Cover, Plan, Repaint, Text2Music
+from acestep.request.asked import Recording
 from acestep.ui import edits, tabs
 from acestep.ui.boundary import said, warned
 from acestep.ui.tabs import Tab
