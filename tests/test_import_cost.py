@@ -36,7 +36,14 @@ def quickest(enough: float, statement: str, *arguments: str) -> float:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["version"], ["generate", "--help"], ["ui", "--help"], ["models", "--help"]],
+    [
+        ["--help"],
+        ["version"],
+        ["generate", "--help"],
+        ["ui", "--help"],
+        ["models", "--help"],
+        ["config", "--help"],
+    ],
     ids=" ".join,
 )
 def test_what_only_informs_imports_nothing_heavy(arguments: list[str]) -> None:

@@ -286,7 +286,7 @@ class LocalEngine:
     def _outcome(self, job: Job) -> tuple[Outcome, float]:
         """What comes of a job, and the seconds that loading for it took."""
         started = time.perf_counter()
-        config = ServiceConfig.model_validate(job.config)
+        config = type(self._config).model_validate(job.config)
         if (failure := self._load(config, job.id)) is not None:
             raise failure.to_error()
         loading = time.perf_counter() - started

@@ -60,6 +60,7 @@ class MusicRequest(Asked):
         "Lyrics",
         "One line per sung line, with [Verse], [Chorus] … above the parts. "
         "Empty or [Instrumental] for no voice.",
+        metavar="TEXT|@FILE",
         lines=8,
         max_length=4096,
     )

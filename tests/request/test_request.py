@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from acestep.errors import InvalidRequest
-from acestep.request import Cover, Plan, Preset, Repaint, Text2Music, parse_request
+from acestep.request import TASKS, Cover, Plan, Preset, Repaint, Text2Music, parse_request
 from acestep.request.schema import bounds, choices, group, unit
 from acestep.request.values import CODE_RATE, INSTRUMENTAL, KEY_SCALES, LANGUAGES
 from acestep.seeds import MAX_SEED
@@ -103,6 +103,19 @@ def test_timesteps_may_end_at_zero_or_before_it() -> None:
     ended, open_ended = (Text2Music(caption="a", timesteps=t) for t in ((1, 0.5, 0), (1, 0.5)))
     assert ended.timesteps == open_ended.timesteps == (1.0, 0.5)
     assert Text2Music(caption="a", timesteps=()).timesteps is None
+
+
+def test_text_is_read_where_numbers_are_listed() -> None:
+    written = {"caption": "a", "timesteps": "1, 0.75,0"}
+    assert Text2Music.model_validate(written).timesteps == (1.0, 0.75)
+    regions = {"source_audio": "song.flac", "regions": "12:20, 40.5 to 48"}
+    assert Repaint.model_validate(regions).regions == ((12, 20), (40.5, 48))
+
+
+def test_every_task_has_a_verb_and_a_title_of_its_own() -> None:
+    assert [task.verb for task in TASKS.values()] == ["generate", "repaint", "cover"]
+    assert [task.title for task in TASKS.values()] == ["Text2Music", "Repaint", "Cover"]
+    assert {task.argument for task in TASKS.values()} <= {None, "source_audio"}
 
 
 def test_control_characters_and_decomposed_accents_are_cleaned() -> None:

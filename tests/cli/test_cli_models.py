@@ -10,15 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from fake_engine import FakeEngine
 from safetensors.torch import save
 from typer.testing import CliRunner, Result
 
 from acestep.checkpoints.catalogue import Catalogue
 from acestep.checkpoints.hub import Listing, RemoteFile
 from acestep.cli import build_app, page
-from acestep.cli.app import load_service
-from acestep.cli.options import ServiceOptions
-from acestep.config import DEFAULT_MODEL
+from acestep.config import DEFAULT_MODEL, ServiceConfig
 from acestep.library.recipe import read_recipe
 from acestep.ui import app as ui_app
 
@@ -64,32 +63,22 @@ class FakePage:
         self.waited = True
 
 
-@dataclass
-class Loader:
-    """Remembers how a service was asked for."""
-
-    asked: list[ServiceOptions] = field(default_factory=list)
-
-    def load(self, options: ServiceOptions, on_progress: Any = None) -> Any:
-        self.asked.append(options)
-
-
 @pytest.fixture
 def fake_page() -> FakePage:
     return FakePage()
 
 
 @pytest.fixture
-def loader() -> Loader:
-    return Loader()
-
-
-@pytest.fixture
 def acestep(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake_page: FakePage, loader: Loader
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake_page: FakePage
 ) -> Callable[..., Result]:
     monkeypatch.chdir(tmp_path)
-    app = build_app(loader.load, fake_page.launch, FakeHub())
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    app = build_app(
+        make_page_engine=lambda config, folder: FakeEngine(folder, config=config),
+        open_page=fake_page.launch,
+        hub=FakeHub(),
+    )
 
     def run(*arguments: str, answer: str = "", **environment: str) -> Result:
         return CliRunner().invoke(app, list(arguments), input=answer, env=environment)
@@ -165,22 +154,18 @@ def test_doctor_says_what_is_fine_and_what_to_do(acestep: Callable[..., Result])
     assert checks["Device"]["status"] == "fail" and "tpu" in checks["Device"]["detail"]
 
 
-def test_no_command_opens_the_page(
-    acestep: Callable[..., Result], fake_page: FakePage, loader: Loader
-) -> None:
+def test_no_command_opens_the_page(acestep: Callable[..., Result], fake_page: FakePage) -> None:
     result = acestep()
     assert result.exit_code == 0, result.output
     assert result.stdout == "ACE-Step is at http://127.0.0.1:7860 (Ctrl+C stops it)\n"
     assert result.stderr == "" and fake_page.waited
     assert fake_page.options["port"] is None and "host" not in fake_page.options
-    assert loader.asked == []  # the page loads it, on a thread of its own
-    fake_page.options["load_service"]()
-    assert loader.asked == [ServiceOptions()]
+    engine = fake_page.options["make_engine"]()  # the page makes it when it is up
+    assert engine.state.config == ServiceConfig()
+    assert fake_page.options["config_class"] is ServiceConfig
 
 
-def test_the_page_gets_the_options(
-    acestep: Callable[..., Result], fake_page: FakePage, loader: Loader
-) -> None:
+def test_the_page_gets_the_options(acestep: Callable[..., Result], fake_page: FakePage) -> None:
     result = acestep(
         "--host", "0.0.0.0", "--port", "8000", "--auth", "me:a:b", "--share", "--no-open",
         "--output-dir", "songs", "--model", "some/folder",
@@ -188,9 +173,11 @@ def test_the_page_gets_the_options(
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     options = fake_page.options
-    fake_page.options.pop("load_service")()
-    assert loader.asked == [ServiceOptions(model="some/folder")]
+    engine = options.pop("make_engine")()
+    assert engine.state.config == ServiceConfig(model="some/folder")
+    assert engine.output_dir == Path("songs")
     assert options == {
+        "config_class": ServiceConfig,
         "host": "0.0.0.0", "port": 8000, "auth": ("me", "a:b"), "share": True,
         "open_browser": False, "output_dir": Path("songs"),
     }  # fmt: skip
@@ -231,7 +218,7 @@ def test_the_shipped_model_makes_a_song_that_replays_identically(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    app = build_app(load_service)
+    app = build_app()
     made = CliRunner().invoke(
         app, ["generate", "--caption", "beat", "--duration", "10", "--steps", "1", "--out", "x.wav"]
     )
