@@ -63,7 +63,7 @@ def generate(
         InvalidRequest: the plan has codes that this checkpoint does not know, or a region does not
             fit the source.
         UnsoundResult: the planner would not end.
-        Cancelled: the user stopped the run; noticed at every token, step and tile.
+        Cancelled: the user stopped the run; noticed at every token, step and layer of the VAE.
     """
     clock = Clock(store.device)
     request = request.seeded()
@@ -84,7 +84,9 @@ def generate(
             resolved, task, preset, timeline, source_latents, guides, conditionings, store, report
         )
     with clock.stage("decoding"), store.vae() as vae:
-        decoded = vae.decode(latents, on_tile=lambda done, total: report("decoding", done, total))
+        decoded = vae.decode(
+            latents, on_progress=lambda done, total: report("decoding", done, total)
+        )
         waveform = timeline.cut(decoded.cpu())
     return Rendering(resolved, timeline, waveform, latents.cpu(), clock.seconds)
 
@@ -227,7 +229,7 @@ def _encode(waveform: Waveform, store: ModelStore, report: Reporter) -> Latents:
     whole = torch.nn.functional.pad(waveform, (0, -waveform.shape[-1] % audio.SAMPLES_PER_FRAME))
     report("reading", 0, 1)
     with store.vae() as vae:
-        return vae.encode(whole, on_tile=lambda done, total: report("reading", done, total))
+        return vae.encode(whole, on_progress=lambda done, total: report("reading", done, total))
 
 
 class Clock:

@@ -11,9 +11,9 @@ from jaxtyping import Bool
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from acestep.models.config import CONFIG_FILE, Qwen3Config
+from acestep.checkpoints.files import CONFIG_FILE, TOKENIZER_FILE
+from acestep.models.config import Qwen3Config
 from acestep.models.qwen3 import Qwen3
-from acestep.models.text_encoder import TOKENIZER_FILE
 from acestep.seeds import generator
 from acestep.types import TokenIds
 from scripts.nano.training.trainer import write_weights

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from acestep.models.text_encoder import read_tokenizer
+from acestep.models.tokenizer import read_tokenizer
 from acestep.planner import prompt as prompts
 from acestep.planner.think_block import to_text
 from acestep.request import Plan

@@ -25,9 +25,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
+from acestep.checkpoints.files import TOKENIZER_FILE
 from acestep.models.load import load_qwen3
 from acestep.models.qwen3 import Qwen3
-from acestep.models.text_encoder import TOKENIZER_FILE, read_tokenizer
+from acestep.models.tokenizer import read_tokenizer
 from acestep.planner.sampling import guide
 from acestep.planner.vocabulary import Vocabulary
 from acestep.types import TokenIds
