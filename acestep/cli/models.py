@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from acestep.cli.options import Device, GroupedCommand, ModelsDir, expanded
+from acestep.cli.options import ServiceCommand, expanded
+from acestep.cli.settings import service_config
 from acestep.cli.terminal import Output, guarded, interruptible, progress_line, size_text
 from acestep.errors import Cancelled, CheckpointError
 from acestep.ui import DEFAULT_HOST, DEFAULT_PORT
@@ -21,6 +21,18 @@ CHECK_MARKS = {"ok": "✔", "warn": "!", "fail": "✘"}
 MARKS = {"ready": "✔", "incomplete": "!", "missing": " "}
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A name from `acestep models list`.")]
+
+
+class ModelsCommand(ServiceCommand):
+    """A command that looks at folders of models and runs none."""
+
+    only = ("checkpoints",)
+
+
+class DoctorCommand(ServiceCommand):
+    """A command that looks at models and at what would run them."""
+
+    only = ("device", "checkpoints")
 
 
 def models() -> typer.Typer:
@@ -37,20 +49,20 @@ def models() -> typer.Typer:
         ("verify", verify),
         ("path", path),
     ):
-        app.command(name, cls=GroupedCommand)(expanded(guarded(function)))
+        app.command(name, cls=ModelsCommand)(expanded(guarded(function)))
     return app
 
 
-def list_models(*, models_dir: ModelsDir = None, output: Output) -> None:
+def list_models(ctx: typer.Context, *, output: Output) -> None:
     """List the models that are here or can be downloaded."""
-    installed = checkpoints(models_dir).installed()
+    installed = checkpoints(ctx).installed()
     rows = [asdict(model) for model in installed]
     output.result({"models": rows}, "\n".join(table(installed)))
 
 
 def table(installed: "Sequence[Installed]") -> list[str]:
     """One line per model, then what the marks mean."""
-    from acestep.checkpoints.locate import KIND_NAMES
+    from acestep.checkpoints.files import KIND_NAMES
 
     width = max(len(model.name) for model in installed)
     lines = []
@@ -68,13 +80,12 @@ def download(
     *,
     name: Name,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask. [default: ask]")] = False,
-    models_dir: ModelsDir = None,
     output: Output,
 ) -> None:
     """Download a model; an interrupted download goes on where it stopped."""
     from acestep.checkpoints.download import download, plan
 
-    planned = plan(name, checkpoints(models_dir), ctx.obj.hub)
+    planned = plan(name, checkpoints(ctx), ctx.obj.hub)
     for line in plan_lines(planned):
         output.note(line)
     if planned.missing and not (yes or agreed()):
@@ -117,17 +128,17 @@ def agreed() -> bool:
 
 
 def verify(
+    ctx: typer.Context,
     *,
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME]...", help="Which. [default: all here]")
     ] = None,
-    models_dir: ModelsDir = None,
     output: Output,
 ) -> None:
     """Read every file of models again and compare it with its checksum."""
     from acestep.checkpoints import download
 
-    places = checkpoints(models_dir)
+    places = checkpoints(ctx)
     folders = [places.find(name) or places.resolve(name) for name in names or ()]
     if not names:
         folders = [model.folder for model in places.installed() if model.folder is not None]
@@ -147,28 +158,24 @@ def verify(
         raise typer.Exit(CheckpointError.exit_code)
 
 
-def path(*, name: Name, models_dir: ModelsDir = None, output: Output) -> None:
+def path(ctx: typer.Context, *, name: Name, output: Output) -> None:
     """Print the folder of a model."""
-    folder = checkpoints(models_dir).resolve(name)
+    folder = checkpoints(ctx).resolve(name)
     output.result({"name": name, "folder": folder}, str(folder))
 
 
-def checkpoints(root: Path | None) -> "Checkpoints":
+def checkpoints(ctx: typer.Context) -> "Checkpoints":
     from acestep.checkpoints.locate import Checkpoints
 
-    return Checkpoints(root)
+    return Checkpoints(service_config(ctx).checkpoints)
 
 
-def doctor(
-    *,
-    device: Device = "auto",
-    models_dir: ModelsDir = None,
-    output: Output,
-) -> None:
+def doctor(ctx: typer.Context, *, output: Output) -> None:
     """Look at everything a song needs here, and say what to do about what lacks."""
     from acestep.doctor import examine
 
-    checks = examine(checkpoints(models_dir), device=device, host=DEFAULT_HOST, port=DEFAULT_PORT)
+    device = service_config(ctx).device
+    checks = examine(checkpoints(ctx), device=device, host=DEFAULT_HOST, port=DEFAULT_PORT)
     width = max(len(check.name) for check in checks)
     lines = []
     for check in checks:

@@ -1,9 +1,9 @@
-"""How commands get their options: from a dataclass they share, or from a request's schema."""
+"""How commands get their options: from a dataclass they share, or from the fields of a schema."""
 
 import functools
 import inspect
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -13,96 +13,17 @@ from typer.core import TyperCommand
 from acestep.errors import InvalidRequest
 
 if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
     from acestep.request import MusicRequest
 
 FIELDS = "acestep.request"  # where a RequestCommand leaves its fields in `ctx.meta`
-JSON_ONLY = {
-    "task": "the command says it",
-    "plan": "a plan is thousands of codes: it comes in a JSON request",
-}
-_NO_PLANNER = "the planner has no part in an edit"
-_EDITS_ONLY = JSON_ONLY | {
-    "source_audio": "it is the argument SONG",
-    "duration": "the source decides it",
-    "think": _NO_PLANNER,
-    "lm_temperature": _NO_PLANNER,
-    "lm_cfg_scale": _NO_PLANNER,
-    "lm_top_p": _NO_PLANNER,
-    "lm_top_k": _NO_PLANNER,
-    "lm_negative_prompt": _NO_PLANNER,
-}
-# Fields that are no option of a task's command, and why.
-NO_OPTION: "Mapping[str, Mapping[str, str]]" = {
-    "text2music": JSON_ONLY,
-    "repaint": _EDITS_ONLY
-    | {
-        "fade_in": "a fade would change what is to stay",
-        "fade_out": "a fade would change what is to stay",
-    },
-    "cover": _EDITS_ONLY,
-}
+SETTINGS = "acestep.config"  # where a ServiceCommand leaves its settings
 GENERAL = "Options"  # heading of the options that belong to no group
-METAVARS = {"lyrics": "TEXT|@FILE", "regions": "A:B"}
-# Shorter names, because the command says what starts, ends or is strong; the field's own works too.
-SHORT_FLAGS = {
-    "repainting_start": "--start",
-    "repainting_end": "--end",
-    "regions": "--region",
-    "audio_cover_strength": "--strength",
-}
-
-
-Device = Annotated[
-    str,
-    typer.Option(
-        metavar="DEVICE",
-        help="auto, cpu, cuda, cuda:N or mps.",
-        rich_help_panel="Models",
-    ),
-]
-ModelsDir = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="DIR",
-        envvar="ACESTEP_MODELS_DIR",
-        show_envvar=True,
-        help="Where model folders are. [default: checkpoints]",
-        rich_help_panel="Models",
-    ),
-]
-
-
-@dataclass(frozen=True)
-class ServiceOptions:
-    """Which model runs and where. Every command that makes sound takes these."""
-
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME|PATH",
-            help="Main model: a name from `acestep models list`, or a folder. "
-            "[default: the small one that comes with acestep]",
-            rich_help_panel="Models",
-        ),
-    ] = None
-    lm: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME|PATH|none",
-            help="5Hz LM, which plans the song. [default: the one that fits the model, if it is "
-            "on this computer]",
-            rich_help_panel="Models",
-        ),
-    ] = None
-    backend: Annotated[
-        Literal["auto", "pt", "vllm"],
-        typer.Option(
-            help="Engine of the 5Hz LM: pt runs everywhere, vllm is faster on NVIDIA.",
-            rich_help_panel="Models",
-        ),
-    ] = "auto"
-    device: Device = "auto"
-    models_dir: ModelsDir = None
+FROM_FILE = "@FILE"  # in a field's metavar: after an at sign, its text is read from a file
+# Groups of a request's fields that have no options: the command itself says the task, which has no
+# heading, and a plan is thousands of codes, which come in a JSON request.
+NO_OPTION = ("", "plan")
 
 
 def expanded(function: Callable[..., None]) -> Callable[..., None]:
@@ -156,80 +77,92 @@ class GroupedCommand(TyperCommand):
                 formatter.write_dl(records)
 
 
-class RequestCommand(GroupedCommand):
-    """A command that also takes every field of its task's request as an option.
+class ServiceCommand(GroupedCommand):
+    """A command that takes the service's settings as options.
 
     They are made when the command runs or shows its own help: the schema takes longer to import
-    than the whole of `acestep --help`. The values given are left in `ctx.meta[FIELDS]`.
+    than the whole of `acestep --help`. The values given are left in `ctx.meta[SETTINGS]`, as text:
+    the schema alone judges them.
+
+    Attributes:
+        only: the settings it takes; empty is all of them.
+        defaults: what the command chooses where the user does not, in words.
     """
 
-    task = "text2music"
-    _options: Sequence[Any] = ()
+    only: Collection[str] = ()
+    defaults: Mapping[str, str] = {}
+    _made: Mapping[str, "list[Any]"] = {}
+
+    def make_options(self, ctx: Any) -> "dict[str, list[Any]]":
+        """Options made from schemas, by the place in `ctx.meta` where their values go."""
+        settings = {
+            name: field
+            for name, field in ctx.obj.config_class.model_fields.items()
+            if not self.only or name in self.only
+        }
+        parameters = [
+            _parameter(name, setting_option(name, field, self.defaults.get(name)), field)
+            for name, field in settings.items()
+        ]
+        return {SETTINGS: _clicked(parameters)}
 
     def get_params(self, ctx: Any) -> list[Any]:
-        if not self._options:
-            from acestep.request import TASKS
-
-            self._options = request_options(TASKS[self.task], NO_OPTION[self.task])
-            self.params[:0] = self._options
+        if not self._made:
+            self._made = self.make_options(ctx)
+            self.params = [*self._made.get(FIELDS, ()), *self.params, *self._made[SETTINGS]]
         return super().get_params(ctx)
 
     def invoke(self, ctx: Any) -> Any:
-        given = {option.name: ctx.params.pop(option.name) for option in self._options}
-        # What may be given several times is an empty list when it was not given.
-        ctx.meta[FIELDS] = {name: value for name, value in given.items() if value not in (None, [])}
+        for place, options in self._made.items():
+            given = {option.name: ctx.params.pop(option.name) for option in options}
+            # What may be given several times is an empty list when it was not given.
+            ctx.meta[place] = {
+                name: ", ".join(value) if isinstance(value, list) else value
+                for name, value in given.items()
+                if value not in (None, [])
+            }
         return super().invoke(ctx)
 
 
-class RepaintCommand(RequestCommand):
-    """A command with the options of a repaint."""
+class RequestCommand(ServiceCommand):
+    """A command that also takes the fields of the task with its verb; their values are left in
+    `ctx.meta[FIELDS]`."""
 
-    task = "repaint"
+    def make_options(self, ctx: Any) -> "dict[str, list[Any]]":
+        from acestep.request import schema
 
-
-class CoverCommand(RequestCommand):
-    """A command with the options of a cover."""
-
-    task = "cover"
-
-
-def request_options(schema: "type[MusicRequest]", left_out: "Collection[str]") -> list[Any]:
-    """One option per field; a value stays text, so that the schema alone judges it."""
-
-    def fields_as_options(**_: Any) -> None: ...
-
-    fields_as_options.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [
-            inspect.Parameter(
-                name,
-                inspect.Parameter.KEYWORD_ONLY,
-                annotation=_option(name, field),
-                default=None,
-            )
-            for name, field in schema.model_fields.items()
-            if name not in left_out
+        assert self.name is not None
+        task = task_of(self.name)
+        fields = task.model_fields
+        parameters = [
+            _parameter(name, field_option(name, field), field)
+            for name, field in fields.items()
+            if schema.group(field) not in NO_OPTION and name != task.argument
         ]
-    )
-    app = typer.Typer(add_completion=False, rich_markup_mode=None)
-    app.command()(fields_as_options)
-    return [option for option in typer.main.get_command(app).params if option.name != "help"]
+        if task.argument is not None:
+            field = fields[task.argument]
+            argument = typer.Argument(metavar=_metavar(field), help=field.description)
+            parameters.insert(0, _parameter(task.argument, argument, field, ...))
+        return {FIELDS: _clicked(parameters), **super().make_options(ctx)}
 
 
-def read_fields(given: dict[str, Any]) -> dict[str, Any]:
-    """Option values as JSON data: lyrics from their file, timesteps and regions as lists.
+def task_of(verb: str) -> "type[MusicRequest]":
+    """The task that a verb asks for."""
+    from acestep.request import TASKS
+
+    return next(task for task in TASKS.values() if task.verb == verb)
+
+
+def read_files(task: "type[MusicRequest]", given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values given, with the text of a file in place of its name after an at sign.
 
     Raises:
-        InvalidRequest: the lyrics file cannot be read.
+        InvalidRequest: the file cannot be read.
     """
     data = dict(given)
-    if data.get("lyrics", "").startswith("@"):
-        data["lyrics"] = read_text("lyrics", "lyrics file", Path(data["lyrics"][1:]))
-    if "timesteps" in data:
-        data["timesteps"] = data["timesteps"].split(",")
-    if "regions" in data:
-        from acestep.request import regions
-
-        data["regions"] = regions.read(",".join(data["regions"]))
+    for name, value in given.items():
+        if isinstance(value, str) and value.startswith("@") and _may_be_file(task, name):
+            data[name] = read_text(name, f"{name} file", Path(value[1:]))
     return data
 
 
@@ -250,45 +183,99 @@ def read_text(field: str, what: str, path: Path) -> str:
         raise InvalidRequest(field, f"The {what} {path} is not UTF-8 text.") from None
 
 
-def _option(name: str, field: Any) -> Any:
+def field_option(name: str, field: "FieldInfo") -> Any:
+    """The option of a request's field."""
+    return _option(name, field, [*_limits(field), f"default: {_default(name, field)}"])
+
+
+def setting_option(name: str, field: "FieldInfo", default: str | None = None) -> Any:
+    """The option of a service's setting; `default` is what to say instead of the schema's own."""
+    notes = [
+        *_limits(field),
+        f"env var: {variables(name, field)[0]}",
+        f"default: {default or _default(name, field)}",
+    ]
+    return _option(name, field, notes)
+
+
+def flags(name: str, field: "FieldInfo") -> list[str]:
+    """What a field is called on the command line, shortest first."""
+    from acestep.request import schema
+
+    return [*schema.extra(field).get("flags", ()), "--" + name.replace("_", "-")]
+
+
+def variables(name: str, field: "FieldInfo") -> list[str]:
+    """The environment variables that set a field."""
+    return ["ACESTEP_" + flag[2:].replace("-", "_").upper() for flag in flags(name, field)]
+
+
+def _may_be_file(task: "type[MusicRequest]", name: str) -> bool:
+    from acestep.request import schema
+
+    return FROM_FILE in schema.extra(task.model_fields[name]).get("metavar", "")
+
+
+def _option(name: str, field: "FieldInfo", notes: Iterable[str]) -> Any:
     """What typer needs to know, from what the schema says."""
     from acestep.request import schema
 
-    kind = _kind(field.annotation)
-    flag = "--" + name.replace("_", "-")
-    flags = [SHORT_FLAGS[name], flag] if name in SHORT_FLAGS else [flag]
-    option = typer.Option(
-        *([f"{flag}/--no-{flag[2:]}"] if kind is bool else flags),
-        help=f"{field.description} [{'; '.join(_limits(name, field, kind))}]",
-        metavar=None if kind is bool else METAVARS.get(name) or _metavar(kind),
+    is_switch = _kind(field.annotation) is bool
+    written = [
+        f"{flag}/--no-{flag[2:]}" if is_switch else flag for flag in flags(name, field)
+    ]  # fmt: skip
+    return typer.Option(
+        *written,
+        help=f"{field.description} [{'; '.join(notes)}]",
+        metavar=None if is_switch else _metavar(field),
         show_default=False,  # `None` here only says that the user gave nothing
         rich_help_panel=schema.group(field).capitalize(),
     )
-    given = bool if kind is bool else list[str] if name == "regions" else str
-    return Annotated[given | None, option]
 
 
-def _limits(name: str, field: Any, kind: Any) -> list[str]:
+def _parameter(name: str, info: Any, field: "FieldInfo", default: Any = None) -> inspect.Parameter:
+    """A parameter whose value stays text, so that the schema alone judges it."""
+    kind = _kind(field.annotation)
+    given: Any = bool if kind is bool else list[str] if kind is tuple else str
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        annotation=Annotated[given if default is ... else given | None, info],
+        default=inspect.Parameter.empty if default is ... else default,
+    )
+
+
+def _clicked(parameters: "list[inspect.Parameter]") -> list[Any]:
+    """Typer's own reading of a command with these parameters."""
+
+    def command(**_: Any) -> None: ...
+
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command()(command)
+    return [option for option in typer.main.get_command(app).params if option.name != "help"]
+
+
+def _limits(field: "FieldInfo") -> list[str]:
     from acestep.request import schema
 
+    if _kind(field.annotation) is tuple:
+        return ["may be repeated"]
     low, high = schema.bounds(field)
-    notes = []
-    if low is not None and high is not None and kind is not tuple:
-        above = (
-            "above "
-            if any(getattr(rule, "gt", None) is not None for rule in field.metadata)
-            else ""
-        )
-        notes.append(f"{above}{low:,.10g} to {high:,.10g} {schema.unit(field)}".rstrip())
-    if name == "regions":
-        notes.append("may be repeated")
+    if low is None or high is None:
+        return []
+    is_above = any(getattr(rule, "gt", None) is not None for rule in field.metadata)
+    above = "above " if is_above else ""
+    return [f"{above}{low:,.10g} to {high:,.10g} {schema.unit(field)}".rstrip()]
+
+
+def _default(name: str, field: "FieldInfo") -> str:
+    kind = _kind(field.annotation)
     if field.default in (None, ()):
-        notes.append(f"default: {'none' if kind in (Path, tuple) else 'chosen for you'}")
-    elif kind is bool:
-        notes.append(f"default: {'' if field.default else 'no-'}{name.replace('_', '-')}")
-    else:
-        notes.append(f"default: {field.default if field.default != '' else 'none'}")
-    return notes
+        return "none" if kind in (Path, tuple) else "chosen for you"
+    if kind is bool:
+        return ("" if field.default else "no-") + name.replace("_", "-")
+    return str(field.default) or "none"
 
 
 def _kind(annotation: Any) -> Any:
@@ -299,7 +286,12 @@ def _kind(annotation: Any) -> Any:
     return _kind(get_args(annotation)[0])
 
 
-def _metavar(kind: Any) -> str:
+def _metavar(field: "FieldInfo") -> str:
+    from acestep.request import schema
+
+    kind = _kind(field.annotation)
+    if written := schema.extra(field).get("metavar"):
+        return str(written)
     if get_origin(kind) is Literal:
         return "|".join(get_args(kind))
     return {int: "N", float: "X", Path: "FILE", tuple: "X,X,…"}.get(kind, "TEXT")

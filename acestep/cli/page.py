@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from acestep.cli.options import ServiceOptions
+from acestep.cli.settings import service_config
 from acestep.cli.terminal import Output
 from acestep.errors import InvalidRequest
 from acestep.ui import DEFAULT_HOST, DEFAULT_PORT
@@ -79,13 +79,14 @@ def ui(
             rich_help_panel="Output",
         ),
     ] = Path("outputs"),
-    service: ServiceOptions,
     output: Output,
 ) -> None:
     """Open the page in the browser (also: acestep alone)."""
     chosen: dict[str, Any] = {} if host is None else {"host": host}
+    config = service_config(ctx)
     page = ctx.obj.open_page(
-        load_service=lambda: ctx.obj.load_service(service, None),
+        make_engine=lambda: ctx.obj.make_page_engine(config, output_dir),
+        config_class=ctx.obj.config_class,
         output_dir=output_dir,
         port=port,
         share=share,

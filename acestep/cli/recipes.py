@@ -1,43 +1,39 @@
 """`info` and `replay`: what a finished file says about itself, and making it again."""
 
-import time
-from dataclasses import dataclass, replace
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from acestep.cli.generate import Service, describe, parse
-from acestep.cli.options import ServiceOptions
-from acestep.cli.terminal import Output, interruptible, progress_line
+from acestep.cli.jobs import client, describe
+from acestep.cli.options import SETTINGS, ServiceCommand
+from acestep.cli.settings import service_config
+from acestep.cli.terminal import Output
 from acestep.errors import AudioError
+
+if TYPE_CHECKING:
+    from acestep.config import ServiceConfig
 
 Song = Annotated[Path, typer.Argument(metavar="FILE", help="A song made by acestep.")]
 
 
-@dataclass(frozen=True)
-class ReplayOptions(ServiceOptions):
-    """The same, but the recipe chooses the model."""
+class ReplayCommand(ServiceCommand):
+    """A command that takes the model from a recipe."""
 
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME|PATH",
-            help="Main model. [default: the one in the recipe]",
-            rich_help_panel="Models",
-        ),
-    ] = None
+    defaults = {"model": "the one in the recipe"}  # noqa: RUF012
 
 
 def info(*, file: Song, output: Output) -> None:
     """Print the recipe inside a song."""
-    from acestep.library.recipe import read_recipe
+    from acestep.engine.songs import read_recipe
 
     recipe = read_recipe(file)
-    output.result(recipe, "\n".join(recipe_lines(recipe)))
+    output.result(dict(recipe), "\n".join(recipe_lines(recipe)))
 
 
-def recipe_lines(recipe: dict[str, Any]) -> list[str]:
+def recipe_lines(recipe: Mapping[str, Any]) -> list[str]:
     """A recipe for people: what was asked, then what made it, then the words."""
     request = recipe["request"]
     asked = {name: value for name, value in request.items() if name not in ("lyrics", "plan")}
@@ -66,44 +62,53 @@ def replay(
             "--out", metavar="FILE|DIR", help="Also save the new rendering here. [default: no]"
         ),
     ] = None,
-    service: ReplayOptions,
     output: Output,
 ) -> None:
     """Make a song again from its recipe; is it identical?"""
+    from acestep.engine import songs
     from acestep.library.output_paths import Destination
-    from acestep.library.recipe import read_recipe
 
-    recipe = read_recipe(file)
+    recipe = songs.read_recipe(file)
     if missing := {"models", "sha256", "take"} - recipe.keys():
         raise AudioError(f"The recipe in {file.name} cannot be replayed: no {min(missing)} in it.")
-    request = parse(recipe["request"])
+    request = songs.request_in(recipe)
     destination = None if out is None else Destination.parse(out)
     if destination is not None:
         request = destination.formatted(request, chosen=False)
         destination.reserve(1)
-    options = replace(
-        service,
-        model=service.model or recipe["models"]["dit"]["name"],
-        lm="none" if request.plan is not None else service.lm,  # the plan is in the recipe
-    )
-    started = time.perf_counter()
-    with interruptible() as cancel, progress_line() as line:
-        renderer: Service = ctx.obj.load_service(options, line)
-        loaded = time.perf_counter()
+    with (
+        tempfile.TemporaryDirectory() as rendered,
+        client(ctx, replay_config(ctx, recipe)) as engine,
+    ):
         # All takes, because a batch of one is not computed in quite the same order.
-        track = renderer.run(request, line, cancel)[recipe["take"]]
-        files = [] if destination is None else destination.save([track])
-    report = describe(renderer, [track], files, loaded - started, time.perf_counter() - started)
-    identical = recipe["sha256"] == track.recipe["sha256"]
-    reasons = [] if identical else differences(recipe, track.recipe)
+        outcome = engine.do(request, out="" if destination is None else rendered)
+        again = outcome.takes[recipe["take"]]
+        if destination is not None:
+            song = destination.adopt(Path(again.path), again.recipe["request"])
+            again = again.model_copy(update={"path": str(song)})
+    report = describe(outcome.model_copy(update={"takes": [again]}))
+    identical = recipe["sha256"] == again.sha256
+    reasons = [] if identical else differences(recipe, again.recipe)
     verdict = "identical" if identical else f"Not identical: {'; '.join(reasons)}."
     report |= {"identical": identical, "differences": reasons}
-    output.result(report, "\n".join([*map(str, files), verdict]))
+    output.result(report, "\n".join([*report["files"], verdict]))
     if not identical:
         raise typer.Exit(1)
 
 
-def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+def replay_config(ctx: typer.Context, recipe: Mapping[str, Any]) -> "ServiceConfig":
+    """The recipe chooses the model, unless a flag does; a plan in it stands for the 5Hz LM."""
+    from acestep.config import NO_LM
+
+    chosen: dict[str, Any] = {}
+    if "model" not in ctx.meta[SETTINGS]:
+        chosen["model"] = recipe["models"]["dit"]["name"]
+    if recipe["request"].get("plan") is not None:
+        chosen["lm"] = NO_LM
+    return service_config(ctx).model_copy(update=chosen)
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """Why two renderings of one request may differ, likeliest first."""
     facts = [
         (f"the {part} model", model, after["models"].get(part))

@@ -8,31 +8,22 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypeVar
 
 import typer
 
-from acestep.errors import AceStepError, Cancelled, InvalidRequest
+from acestep.errors import AceStepError, Cancelled
 
 if TYPE_CHECKING:
-    from acestep.progress import CancelToken, Progress, Stage
+    from acestep.engine.jobs import Event, Failure
+    from acestep.progress import CancelToken, Stage
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 T = TypeVar("T")
 WORDS: "Mapping[Stage, str]" = {"loading": "loading model", "reading": "reading audio"}
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Failure:
-    """One error as JSON and as an exit code; `field` names the request field at fault, if any."""
-
-    type: str
-    field: str | None
-    message: str
-    exit_code: int
 
 
 @dataclass(frozen=True)
@@ -54,10 +45,10 @@ class Output:
     def note(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
-    def fail(self, failure: Failure) -> None:
+    def fail(self, failure: "Failure") -> None:
         self.note(failure.message)
         if self.json:
-            self.result({"error": asdict(failure)}, "")
+            self.result({"error": failure.model_dump()}, "")
 
 
 def guarded(function: Callable[..., None]) -> Callable[..., None]:
@@ -76,22 +67,23 @@ def guarded(function: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def attempt(work: Callable[[], T]) -> T | Failure:
+def attempt(work: Callable[[], T]) -> "T | Failure":
     """What the work returned, or why it did not: the one place where any error is caught."""
+    from acestep.engine.jobs import Bug, Failure
+
     try:
         return work()
     except (typer.Exit, typer.Abort, BrokenPipeError):
         raise
     except Cancelled as error:  # on a terminal, only Ctrl+C cancels
-        return Failure("Cancelled", None, str(error), INTERRUPTED)
-    except AceStepError as error:
-        logger.debug("The run ended here.", exc_info=True)
-        field = error.field or None if isinstance(error, InvalidRequest) else None
-        return Failure(type(error).__name__, field, str(error), error.exit_code)
+        return Failure.of(error).model_copy(update={"exit_code": INTERRUPTED})
     except Exception as error:
-        logger.debug("This is a bug.", exc_info=True)
-        sentence = f"This is a bug: {type(error).__name__}: {error}. --debug shows the traceback."
-        return Failure(type(error).__name__, None, sentence, 1)
+        logger.debug("The run ended here.", exc_info=True)
+        failure = Failure.of(error)
+        if isinstance(error, AceStepError) and not isinstance(error, Bug):
+            return failure
+        said = f"{failure.message} --debug shows the traceback."
+        return failure.model_copy(update={"message": said})
 
 
 @contextmanager
@@ -122,10 +114,10 @@ class ProgressLine:
         self._subject = ""
         self._start = time.perf_counter()
 
-    def __call__(self, progress: "Progress") -> None:
-        """What a service calls while it runs."""
-        subject = WORDS.get(progress.stage, progress.stage)
-        self.show(subject, f"{progress.done}/{progress.total}")
+    def __call__(self, event: "Event") -> None:
+        """Show how far a job is."""
+        subject = WORDS.get(event.stage, event.stage)
+        self.show(subject, f"{event.done}/{event.total}")
 
     def show(self, subject: str, amount: str) -> None:
         if self._stream.isatty():

@@ -6,13 +6,14 @@
 import os
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, get_args
+from typing import TYPE_CHECKING, Any, Self, get_args
 
 from acestep.errors import AudioError, InvalidRequest
+from acestep.media.files import write_file
 from acestep.request import MusicRequest
 from acestep.request.values import AudioFormat, suffix
 
@@ -91,6 +92,22 @@ class Destination:
         return [
             track.save(path) for track, path in zip(tracks, self._files(len(tracks)), strict=True)
         ]
+
+    def adopt(self, song: Path, request: Mapping[str, Any]) -> Path:
+        """Copy a finished song here, with all that stands beside it; `request` is its recipe's.
+
+        Raises:
+            AudioError: a file of that name exists, or cannot be written.
+        """
+        path = self.path
+        if not self.is_file:
+            task, caption, format = (request[name] for name in ("task", "caption", "format"))
+            path = next_path(self.path, task, caption, format, date.today())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for file in (song, *map(song.with_suffix, SIDECARS)):
+            if file.exists():
+                write_file(path.with_suffix(file.suffix), file.read_bytes())
+        return path
 
     def _files(self, takes: int) -> list[Path]:
         if not self.is_file:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from soundfile import SoundFile
 
 SAMPLE_RATE = 48_000  # samples per second
+CHANNELS = 2
 LATENT_RATE = 25  # VAE frames per second
 SAMPLES_PER_FRAME = SAMPLE_RATE // LATENT_RATE
 FRAMES_PER_CODE = LATENT_RATE // CODE_RATE
@@ -141,6 +142,11 @@ def is_silent(waveform: Waveform) -> bool:
     return waveform.numel() == 0 or waveform.abs().max().item() <= SILENCE
 
 
+def rms(waveform: Stereo) -> float:
+    """Root mean square of all samples, times the square root of their number."""
+    return torch.linalg.vector_norm(waveform, dtype=torch.float64).item()
+
+
 def master(
     waveform: Stereo, *, peak_db: float | None, fade_in: float = 0.0, fade_out: float = 0.0
 ) -> Stereo:
@@ -214,7 +220,7 @@ def encode(waveform: Stereo, format: AudioFormat, recipe: str | None = None) -> 
         raise AudioError("The recipe is too long for an Opus file. Choose flac, wav, mp3 or ogg.")
     file = io.BytesIO()
     with soundfile.SoundFile(
-        file, "w", SAMPLE_RATE, 2, encoding.subtype, format=encoding.container,
+        file, "w", SAMPLE_RATE, CHANNELS, encoding.subtype, format=encoding.container,
         compression_level=encoding.compression_level, bitrate_mode=encoding.bitrate_mode,
     ) as sound:  # fmt: skip
         if recipe and not in_chunk:

@@ -21,7 +21,7 @@ class Cover(MusicRequest):
     task: Literal["cover"] = "cover"
     source_audio: File = setting(
         ..., "source", "Source Audio", "The song to cover.",
-        missing="Choose the song to cover first.",
+        metavar="SONG", missing="Choose the song to cover first.",
     )  # fmt: skip
     audio_cover_strength: float = setting(
         1.0, "source", "Audio Cover Strength",

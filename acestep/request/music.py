@@ -3,15 +3,15 @@
 import difflib
 import re
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import model_validator
 
 from acestep.errors import InvalidRequest
+from acestep.request.asked import Asked
 from acestep.request.preset import Preset
 from acestep.request.resolved import ResolvedRequest
-from acestep.request.schema import Schema, setting
+from acestep.request.schema import setting
 from acestep.request.values import (
     INSTRUMENTAL,
     MAX_TAKES,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from acestep.request.planned import PlannedRequest
 
 
-class MusicRequest(Schema):
+class MusicRequest(Asked):
     """What all tasks share. Use `Text2Music`, `Repaint` or `Cover`.
 
     Attributes:
@@ -44,14 +44,12 @@ class MusicRequest(Schema):
         title: what the task is called on the page.
         verb: what its command is called.
         argument: the field that its command takes by position.
-        source: the field that holds the song it changes.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     verb: ClassVar[str]
     argument: ClassVar[str | None] = None
-    source: ClassVar[str | None] = None
 
     caption: Text = setting(
         "", "text", "Music Caption", "Genre, instruments, mood, voice.", lines=3, max_length=512
@@ -62,6 +60,7 @@ class MusicRequest(Schema):
         "Lyrics",
         "One line per sung line, with [Verse], [Chorus] … above the parts. "
         "Empty or [Instrumental] for no voice.",
+        metavar="TEXT|@FILE",
         lines=8,
         max_length=4096,
     )
@@ -166,21 +165,7 @@ class MusicRequest(Schema):
             raise InvalidRequest("timesteps", "Timesteps must fall from one to the next.")
         return self
 
-    @property
-    def source_file(self) -> Path | None:
-        """The song that the task changes; None when it makes a new one."""
-        return None if self.source is None else getattr(self, self.source)
-
-    def with_source(self, song: Path) -> Self:
-        """The same about another file."""
-        return self if self.source is None else self.model_copy(update={self.source: song})
-
     def check(self, preset: Preset, *, has_planner: bool) -> None:
-        """Refuse what this checkpoint cannot do.
-
-        Raises:
-            InvalidRequest: a value is off this checkpoint's preset, or Think has no planner.
-        """
         if self.steps is not None and self.steps > preset.max_steps:
             kind = "Turbo models" if preset.is_turbo else f"{preset.name} models"
             raise InvalidRequest(
@@ -198,13 +183,6 @@ class MusicRequest(Schema):
                 f"Guidance Scale has no effect on turbo models (you gave {self.guidance_scale:g}): "
                 "leave it out, or choose a base or sft model.",
             )
-
-    def check_source(self, seconds: float) -> None:
-        """Refuse what cannot be done with a source of this length.
-
-        Raises:
-            InvalidRequest: it has no such region, say.
-        """
 
     def seeded(self) -> Self:
         """The same with a seed, drawn if nobody chose one."""

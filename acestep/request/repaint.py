@@ -52,7 +52,7 @@ class Repaint(MusicRequest):
     task: Literal["repaint"] = "repaint"
     source_audio: File = setting(
         ..., "source", "Source Audio", "The song to change.",
-        missing="Choose the song to change first.",
+        metavar="SONG", missing="Choose the song to change first.",
     )  # fmt: skip
     repainting_start: float = setting(
         0.0, "source", "Repainting Start",
@@ -70,8 +70,8 @@ class Repaint(MusicRequest):
     regions: Annotated[tuple[Region, ...], BeforeValidator(_regions)] = setting(
         (), "source", "Regions",
         "Several regions at once, as pairs of seconds, instead of Repainting Start and End.",
-        flags=("--region",), placeholder="such as 12 to 20, 40.5 to 48",
-        place="more", max_length=MAX_REGIONS,
+        flags=("--region",), metavar="A:B", place="more",
+        placeholder="such as 12 to 20, 40.5 to 48", max_length=MAX_REGIONS,
     )  # fmt: skip
     mode: RepaintMode = setting(
         "balanced", "source", "Repaint Mode",

@@ -24,18 +24,22 @@ Choices = Sequence[tuple[str, str]]  # (shown, sent)
 NO_LISTS: Mapping[str, Choices] = MappingProxyType({})
 UNIT_WORDS = MappingProxyType({"s": "seconds"})
 SWITCH = MappingProxyType({True: "on", False: "off", None: EMPTY})
+ELEM_IDS = MappingProxyType({"model": "main-model-path", "lm": "lm-model-path"})  # by widget
 TERSE = gr.InputHTMLAttributes(autocomplete="off", autocapitalize="off", spellcheck=False)
 LANGUAGE_NAMES = MappingProxyType(
-    dict(
-        entry.split("=")
-        for entry in "ar=Arabic az=Azerbaijani bg=Bulgarian bn=Bengali ca=Catalan cs=Czech "
-        "da=Danish de=German el=Greek en=English es=Spanish fa=Persian fi=Finnish fr=French "
-        "he=Hebrew hi=Hindi hr=Croatian ht=Haitian hu=Hungarian id=Indonesian is=Icelandic "
-        "it=Italian ja=Japanese ko=Korean la=Latin lt=Lithuanian ms=Malay ne=Nepali nl=Dutch "
-        "no=Norwegian pa=Punjabi pl=Polish pt=Portuguese ro=Romanian ru=Russian sa=Sanskrit "
-        "sk=Slovak sr=Serbian sv=Swedish sw=Swahili ta=Tamil te=Telugu th=Thai tl=Tagalog "
-        "tr=Turkish uk=Ukrainian ur=Urdu vi=Vietnamese yue=Cantonese zh=Chinese".split()
-    )
+    {
+        code: name
+        for code, _, name in (
+            entry.partition("=")
+            for entry in "ar=Arabic az=Azerbaijani bg=Bulgarian bn=Bengali ca=Catalan cs=Czech "
+            "da=Danish de=German el=Greek en=English es=Spanish fa=Persian fi=Finnish fr=French "
+            "he=Hebrew hi=Hindi hr=Croatian ht=Haitian hu=Hungarian id=Indonesian is=Icelandic "
+            "it=Italian ja=Japanese ko=Korean la=Latin lt=Lithuanian ms=Malay ne=Nepali nl=Dutch "
+            "no=Norwegian pa=Punjabi pl=Polish pt=Portuguese ro=Romanian ru=Russian sa=Sanskrit "
+            "sk=Slovak sr=Serbian sv=Swedish sw=Swahili ta=Tamil te=Telugu th=Thai tl=Tagalog "
+            "tr=Turkish uk=Ukrainian ur=Urdu vi=Vietnamese yue=Cantonese zh=Chinese".split()
+        )
+    }
 )
 
 
@@ -85,7 +89,7 @@ def is_drawn(field: FieldInfo) -> bool:
 
 def elem_id(name: str, field: FieldInfo, prefix: str = "") -> str:
     """Its short name, as on the command line, where it has one."""
-    short = next(iter(schema.extra(field).get("flags", ())), name)
+    short = ELEM_IDS.get(_widget(field)) or next(iter(schema.extra(field).get("flags", ())), name)
     return prefix + short.lstrip("-").replace("_", "-")
 
 

@@ -1,6 +1,5 @@
 """What a tab has whose task changes a song: its source, and what is said and heard about it."""
 
-import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,19 +8,20 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
+from acestep.engine import songs
 from acestep.engine.engine import Engine
 from acestep.errors import AceStepError, InvalidRequest
 from acestep.request import Plan, schema
-from acestep.request.recording import Recording
+from acestep.request.asked import Recording
 from acestep.request.values import TIME_SIGNATURES, UNKNOWN_LANGUAGE
-from acestep.ui import sources
 from acestep.ui.boundary import bounded, said, warned
-from acestep.ui.events import AT_ONCE, POLL_SECONDS, WATCHERS, Updates
+from acestep.ui.events import AT_ONCE, WATCHERS, Updates, steps_of
 from acestep.ui.form import Form
 
 MUSIC = ("lyrics", "vocal_language", "bpm", "key_scale", "time_signature")
 HEARD = ("bpm", "key_scale", "time_signature")
 REGION = ("repainting_start", "repainting_end")
+LOOK_SECONDS = 1.0  # between two looks at a job that says nothing
 SHORT = 3.0  # seconds; the thirds of a longer song are whole seconds
 
 
@@ -85,7 +85,7 @@ class Source:
         if song is None:
             return {self.facts: "", **lines}
         try:
-            facts = said(sources.facts(song))
+            facts = said(songs.facts(song))
         except AceStepError as error:
             return {self.facts: warned(error), **lines}
         empty = {name for name in self.words if not values[self.form.fields[name]]}
@@ -97,7 +97,7 @@ class Source:
         if song is None:
             return ""
         try:
-            seconds = sources.length(song)
+            seconds = songs.length(song)
         except AceStepError:
             return ""  # said beside the source
         try:
@@ -134,13 +134,13 @@ class Source:
             AudioError: the song is no longer there, or cannot be read.
         """
         return {
-            self.facts: said(sources.facts(song)),
+            self.facts: said(songs.facts(song)),
             **self.form.show({self.name: song}),
             **self._words_of(song, self.words),
-            **self.form.show(self._proposed(sources.length(song))),
+            **self.form.show(self.proposed(songs.length(song))),
         }
 
-    def _proposed(self, seconds: float) -> dict[str, Any]:
+    def proposed(self, seconds: float) -> dict[str, Any]:
         """A region inside a song of this length, where the task has one: the middle third."""
         if not set(REGION) <= self.form.fields.keys():
             return {}
@@ -151,7 +151,7 @@ class Source:
 
     def _words_of(self, song: Path, names: Collection[str]) -> Updates:
         """Updates that show what a song of ours was asked for, as far as that is known."""
-        asked = sources.request_of(song)
+        asked = songs.request_of(song)
         if asked is None:
             return {}
         known = {name: getattr(asked, name) for name in names}
@@ -189,7 +189,7 @@ class Hearing:
         shown = [self.line, self.accept, self.heard]
 
         def listen(values: Mapping[Any, Any]) -> Iterator[Updates]:
-            yield from self._watch(engine, self.source.require(values))
+            yield from self.watch(engine, self.source.require(values))
 
         listening = self.listen.click(
             bounded(listen),
@@ -203,22 +203,22 @@ class Hearing:
         # What was heard in one song is not offered for the next.
         box.change(self._clear, None, shown, cancels=[listening], **AT_ONCE)
         fields = [self.source.form.fields[name] for name in HEARD]
-        self.accept.click(self._take_over, self.heard, [*fields, *shown], **AT_ONCE)
+        self.accept.click(self.take_over, self.heard, [*fields, *shown], **AT_ONCE)
 
-    def _watch(self, engine: Engine, song: Path) -> Iterator[Updates]:
+    def watch(self, engine: Engine, song: Path) -> Iterator[Updates]:
         """Have the planner listen, and offer what it hears. Whoever goes away ends it."""
         job = engine.submit(Recording(source_audio=song), action="understand")
-        yield {**self._clear(), self.line: said("Listening …")}
         try:
-            while not (job := engine.job(job.id)).is_over:
-                time.sleep(POLL_SECONDS)
+            yield {**self._clear(), self.line: said("Listening …")}
+            *_, job = steps_of(engine, job.id, LOOK_SECONDS)
         finally:
             engine.cancel(job.id)
         if job.outcome is not None and job.outcome.plan is not None:
             yield self._offer(Plan.model_validate(job.outcome.plan))
+        elif job.failure is not None and job.state != "cancelled":
+            yield {**self._clear(), self.line: warned(job.failure.message)}
         else:
-            why = warned(job.failure.message) if job.failure else said("Cancelled.")
-            yield {**self._clear(), self.line: why}
+            yield {**self._clear(), self.line: said("Cancelled.")}
 
     def _offer(self, plan: Plan) -> Updates:
         known = {name: value for name in HEARD if (value := getattr(plan, name)) is not None}
@@ -228,7 +228,7 @@ class Hearing:
             self.heard: known,
         }
 
-    def _take_over(self, known: Mapping[str, Any] | None) -> Updates:
+    def take_over(self, known: Mapping[str, Any] | None) -> Updates:
         return {**self.source.form.show(known or {}), **self._clear()}
 
     def _clear(self) -> Updates:

@@ -73,11 +73,10 @@ class Tab:
 
 def build(task: type[MusicRequest]) -> Tab:
     """Draw the tab of a task inside the page's row of tabs, and wire all but the engine."""
-    name = str(task.model_fields["task"].default)
     groups = _groups(task)
     examples = EXAMPLES.get(task, {})
-    with gr.Tab(task.title, id=name) as door:
-        prefix = "" if task is next(iter(TASKS.values())) else f"{name}-"
+    with gr.Tab(task.title, id=task.name) as door:
+        prefix = "" if task is next(iter(TASKS.values())) else f"{task.name}-"
         form = Form(task, next(iter(examples.values()), None), prefix)
         buttons = _draw_examples(form, examples)
         source = _draw_source(form, groups.pop(SOURCE, []))

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 import gradio as gr
 import pytest
-from fake_service import BASE, TURBO
+from fake_engine import BASE, TURBO
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from loops import in_loop

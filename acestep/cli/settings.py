@@ -1,0 +1,155 @@
+"""How the service runs: a flag wins over an environment variable, that over `config.toml`, and that
+over the default. What is empty sets nothing."""
+
+import json
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from acestep.cli.options import SETTINGS, flags, read_text, variables
+from acestep.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from acestep.config import ServiceConfig
+
+FILE_VARIABLE = "ACESTEP_CONFIG"
+DEFAULT = "default"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A configuration, and where each of its values comes from: a flag, a variable, a file, or
+    the default."""
+
+    config: "ServiceConfig"
+    origins: Mapping[str, str]
+
+
+def settled(ctx: typer.Context) -> Settings:
+    """The configuration that a command runs under.
+
+    Raises:
+        InvalidRequest: a value cannot be used; the sentence says where it stands.
+    """
+    config_class: type[ServiceConfig] = ctx.obj.config_class
+    file = config_file()
+    layers = [(str(file), read_config(config_class, file))]
+    layers += [(name, {field: text}) for field, name, text in _environment(config_class)]
+    for where, data in layers:
+        _judge(config_class, data, where)
+    given = {name: value for name, value in ctx.meta.get(SETTINGS, {}).items() if value != ""}
+    config_class.model_validate(given)
+    fields = config_class.model_fields
+    layers += [(flags(name, fields[name])[0], {name: value}) for name, value in given.items()]
+    values: dict[str, Any] = {}
+    origins = dict.fromkeys(fields, DEFAULT)
+    for where, data in layers:
+        values |= data
+        origins |= dict.fromkeys(data, where)
+    return Settings(config_class.model_validate(values), origins)
+
+
+def service_config(ctx: typer.Context) -> "ServiceConfig":
+    return settled(ctx).config
+
+
+def config_file() -> Path:
+    """Where settings are kept: what ACESTEP_CONFIG names, or the system's place for them."""
+    named = os.environ.get(FILE_VARIABLE)
+    return Path(named) if named else Path(typer.get_app_dir("acestep")) / "config.toml"
+
+
+def read_config(config_class: "type[ServiceConfig]", file: Path) -> dict[str, Any]:
+    """What the file says, still to be judged; nothing when there is none.
+
+    Raises:
+        InvalidRequest: it cannot be read, or ACESTEP_CONFIG names a file that is not there.
+    """
+    if not file.exists() and not os.environ.get(FILE_VARIABLE):
+        return {}
+    data = _parsed(read_text("config", "configuration file", file), file)
+    return {
+        key: value
+        for key, value in data.items()
+        if value != "" or key not in config_class.model_fields
+    }
+
+
+def changed(
+    config_class: "type[ServiceConfig]", file: Path, key: str, value: str
+) -> tuple[str, str, Any]:
+    """The file's text with one setting changed, and the setting's name and value; an empty value
+    takes it out of the file.
+
+    Raises:
+        InvalidRequest: there is no such setting, it cannot have this value, or the file has
+            something else in it that cannot be used.
+    """
+    text = read_text("config", "configuration file", file) if file.exists() else ""
+    before = _parsed(text, file)
+    _judge(config_class, before, str(file))
+    spelled = {
+        spelling: name
+        for name, field in config_class.model_fields.items()
+        for spelling in [name, *(flag[2:].replace("-", "_") for flag in flags(name, field))]
+    }
+    name = spelled.get(key.replace("-", "_"), key)
+    is_cleared = value == "" and name in config_class.model_fields
+    judged = None if is_cleared else getattr(config_class.model_validate({name: value}), name)
+    # Whoever reads the file may stand in another folder.
+    written = str(judged.expanduser().absolute()) if isinstance(judged, Path) else judged
+    after = _with_line(text, name, written)
+    others = {other: kept for other, kept in before.items() if other != name}
+    if _parsed(after, file) != (others if written is None else {**others, name: written}):
+        raise InvalidRequest("config", f"{file} is not simple enough to change: edit it by hand.")
+    return after, name, written
+
+
+def _with_line(text: str, name: str, value: Any) -> str:
+    """The text with one line for the setting, or none when it has no value. What else is there,
+    comments too, stays."""
+    line = "" if value is None else f"{name} = {json.dumps(value, ensure_ascii=False)}"
+    found = re.compile(
+        rf"""^[ \t]*{re.escape(name)}[ \t]*=[ \t]*("[^"\n]*"|'[^'\n]*'|[^\s#]+)(?P<rest>.*)$""",
+        re.MULTILINE,
+    )
+    if match := found.search(text):
+        after = text[match.end() :]
+        if line:
+            return text[: match.start()] + line + match["rest"] + after
+        return text[: match.start()] + after.removeprefix("\n")
+    if not line:
+        return text
+    return text + ("\n" if text and not text.endswith("\n") else "") + line + "\n"
+
+
+def _environment(config_class: "type[ServiceConfig]") -> "list[tuple[str, str, str]]":
+    """Field, variable and text of what the environment sets."""
+    found = []
+    for name, field in config_class.model_fields.items():
+        for variable in variables(name, field):
+            if text := os.environ.get(variable):
+                found.append((name, variable, text))
+                break
+    return found
+
+
+def _parsed(text: str, file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidRequest("config", f"{file} is not TOML: {error}.") from None
+
+
+def _judge(config_class: "type[ServiceConfig]", data: Mapping[str, Any], where: str) -> None:
+    """Refuse values that cannot be used, naming the place where they stand."""
+    try:
+        config_class.model_validate(data)
+    except InvalidRequest as error:
+        raise InvalidRequest(error.field, f"{where}: {error}") from None
