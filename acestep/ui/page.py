@@ -26,6 +26,7 @@ from acestep.ui import api, live, routes, tabs
 from acestep.ui.boundary import bounded
 from acestep.ui.events import AT_ONCE, Updates
 from acestep.ui.live import Live
+from acestep.ui.service import Panel
 from acestep.ui.tabs import Tab
 
 TITLE = "ACE-Step 1.5"
@@ -112,6 +113,7 @@ def draw(engine: Engine, config_class: type[ServiceConfig] = ServiceConfig) -> g
         with gr.Row(elem_id="header"):
             gr.HTML(f"<h1>{TITLE}</h1>")
             gr.HTML(STATUS, elem_id="status", **PLAIN)
+        panel = Panel(engine, config_class)
         with gr.Row():
             with gr.Column(scale=3, min_width=320), gr.Tabs() as row:
                 drawn = [tabs.build(task) for task in TASKS.values()]
@@ -120,7 +122,7 @@ def draw(engine: Engine, config_class: type[ServiceConfig] = ServiceConfig) -> g
         column.wire(engine)
         for tab in drawn:
             tab.wire(engine)
-        _wire_fitting(engine, drawn)
+        _wire_fitting(engine, drawn, panel)
         api.expose(engine)
     return page.queue(max_size=MAX_CALLS)
 
@@ -184,13 +186,13 @@ class Column:
             )
 
 
-def _wire_fitting(engine: Engine, drawn: Sequence[Tab]) -> None:
+def _wire_fitting(engine: Engine, drawn: Sequence[Tab], panel: Panel) -> None:
     """Fit every form to what is loaded when the page asks for it, and then bring back the draft:
     what the person changed, and nothing that a model's preset fitted."""
 
     def fit() -> Updates:
         state = engine.state
-        updates: Updates = {}
+        updates = panel.show(state)
         if state.loaded is not None:
             for tab in drawn:
                 updates |= tab.suit(state.loaded.preset, has_planner=state.loaded.has_planner)
@@ -199,7 +201,8 @@ def _wire_fitting(engine: Engine, drawn: Sequence[Tab]) -> None:
     fields: list[Component] = [part for tab in drawn for part in tab.form.components]
     names = json.dumps([part.elem_id for part in fields])
     wire = gr.HTML(elem_classes="wire", js_on_load=f"acestep.onFit({names}, trigger)")
-    fitted = wire.click(fit, None, {part for tab in drawn for part in tab.components}, **AT_ONCE)
+    shown = {*panel.components, *(part for tab in drawn for part in tab.components)}
+    fitted = wire.click(fit, None, shown, **AT_ONCE)
     fitted.then(None, fields, fields, js="(...values) => acestep.afterFitting(values)", **AT_ONCE)
     gr.on(
         [part.change for part in fields],  # pyright: ignore[reportAttributeAccessIssue]

@@ -23,14 +23,9 @@ def free_port() -> int:
 def open_one(
     folder: Path, service: FakeService | None = None, *, is_built: bool = True, **options: Any
 ) -> RunningPage:
-    """A page around an engine that is loaded, as the program's own is soon after its start."""
-
-    def make_engine() -> FakeEngine:
-        engine = FakeEngine(folder, service)
-        engine.configure(engine.state.config)
-        return engine
-
-    page = launch(make_engine, **{"output_dir": folder, "port": free_port(), **options})
+    """A page around a fake engine."""
+    options = {"output_dir": folder, "port": free_port(), **options}
+    page = launch(lambda: FakeEngine(folder, service), **options)
     if is_built:
         page.until_ready(BUILT)
     return page
