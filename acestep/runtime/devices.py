@@ -120,6 +120,17 @@ def describe(device: torch.device) -> str:
     return f"{_cpu_name()} ({threads} thread{'s' * (threads > 1)})"
 
 
+def synchronize(device: torch.device) -> None:
+    """Wait until a device has done everything it was told to; a CPU always has.
+
+    GPUs are told faster than they compute, so a clock is read only after this.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
 def memory(device: torch.device) -> Memory:
     """Memory of a GPU, or of the computer: an Apple GPU shares it."""
     if device.type == "cuda":
