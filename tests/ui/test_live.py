@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import soundfile
+from acestep.request.recording import Recording
 from fake_engine import BASE, FakeEngine, FakeService
 from fastapi import FastAPI, HTTPException
 from fastapi.testclient import TestClient
@@ -15,7 +16,6 @@ from acestep.engine.engine import EngineState, Loaded
 from acestep.engine.jobs import Event, Failure, Job, Outcome, Take
 from acestep.errors import ModelMissing, OutOfMemory
 from acestep.request import Text2Music
-from acestep.request.recording import Recording
 from acestep.ui import live
 from acestep.ui.live import SHOWN_AT_FIRST, Live
 from acestep.ui.routes import routes
