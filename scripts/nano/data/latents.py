@@ -20,12 +20,9 @@ from acestep.models.vae import Vae
 from scripts.nano.data import songs
 from scripts.nano.data.instruments import Bank
 from scripts.nano.data.render import render
+from scripts.nano.paths import BLOCK_FOLDER, VAE, VAE_WEIGHTS
 from scripts.nano.training.trainer import write_weights
 
-WORK = Path("work/nano")
-VAE = WORK / "acestep-nano-vae"
-VAE_WEIGHTS = "diffusion_pytorch_model.safetensors"
-BLOCK_FOLDER = WORK / "latents"
 BLOCK_SONGS = 25
 
 

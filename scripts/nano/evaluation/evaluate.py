@@ -11,14 +11,12 @@ find in the rendered scores.
 import argparse
 import dataclasses
 import functools
-import hashlib
 import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,30 +24,38 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from acestep import MusicService, audio
-from acestep.checkpoints import Checkpoints, fingerprint
+from acestep import audio
+from acestep.checkpoints import Checkpoints
 from acestep.models.load import load_vae
-from acestep.request import Cover, MusicRequest, Plan, Repaint
-from scripts.nano.data import codes as nano_codes
+from acestep.request import Cover, MusicRequest, Repaint
 from scripts.nano.data import songs
 from scripts.nano.data.genres import GENRES
-from scripts.nano.data.instruments import RATE, Bank
-from scripts.nano.data.latents import WORK
-from scripts.nano.data.render import render
+from scripts.nano.data.instruments import RATE
 from scripts.nano.data.score import Score
-from scripts.nano.evaluation import metrics, probe
-from scripts.nano.evaluation.judge_planner import caption_request
-from scripts.nano.evaluation.metrics import Key
-from scripts.nano.evaluation.probe import Features, SongProbe
-
-TURBO, BASE = "acestep-v15-nano-turbo", "acestep-v15-nano-base"
-MEASURED_MODELS = (
-    TURBO,
-    BASE,
-    "acestep-5Hz-lm-nano",
-    "acestep-nano-vae",
-    "acestep-nano-text-encoder",
+from scripts.nano.evaluation import metrics
+from scripts.nano.evaluation.figures import Figure
+from scripts.nano.evaluation.measurement import (
+    Measurement,
+    MeasurementCache,
+    has_drums,
+    has_exact_tempo,
+    has_key,
+    has_near_key,
+    has_style,
+    has_tempo,
+    has_voice,
+    is_near_key,
 )
+from scripts.nano.evaluation.requests import (
+    coded_request,
+    plain_request,
+    thinking_request,
+    unguided_request,
+    with_metadata,
+)
+from scripts.nano.evaluation.studio import BASE, TURBO, Studio
+from scripts.nano.paths import WORK
+
 REGION = (6.0, 12.0)  # seconds that are repainted
 AROUND = (2.0, 16.0)  # seconds in which the tempo must go on
 COVERED = 8  # sources of covers
@@ -57,125 +63,6 @@ STRENGTHS = (1.0, 0.75, 0.5, 0.25, 0.0)
 DECODED_FRAMES = 125  # frames; far smaller than the product's, so that a song has borders
 GROUPS = ("vae", "think", "plain", "codes", "base", "guidance", "repaint", "cover", "speed")
 SPEED_CAPTION = "upbeat techno, 126 bpm"
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One row of the table.
-
-    Attributes:
-        bound: what issue and card promise, as (">=" or "<=", number); None is only reported.
-        ceiling: the same figure of rendered scores.
-        count: songs it was measured on.
-    """
-
-    group: str
-    name: str
-    value: float
-    bound: tuple[str, float] | None = None
-    ceiling: float | None = None
-    count: int = 1
-
-    @property
-    def is_met(self) -> bool | None:
-        if self.bound is None:
-            return None
-        sign, number = self.bound
-        return self.value >= number if sign == ">=" else self.value <= number
-
-    def row(self) -> str:
-        bound = "" if self.bound is None else f"{self.bound[0]} {self.bound[1]:g}"
-        ceiling = "" if self.ceiling is None else f"{self.ceiling:.2f}"
-        met = {None: "", True: "yes", False: "NO"}[self.is_met]
-        return (
-            f"{self.group:9} {self.name:48} {bound:>8} {self.value:>8.2f} {met:>4} "
-            f"{ceiling:>8} {self.count:>6}"
-        )
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """What is measured in one song."""
-
-    tempo: float
-    key: Key
-    features: Features
-    width: float
-
-    @classmethod
-    def of(cls, song: Tensor, song_probe: SongProbe) -> "Measurement":
-        return cls(
-            metrics.tempo(song), metrics.key(song), song_probe.features(song), metrics.width(song)
-        )
-
-    @classmethod
-    def read(cls, path: Path) -> "Measurement":
-        tempo, key, features, width = json.loads(path.read_text(encoding="utf-8"))
-        return cls(tempo, Key(*key), Features(*features), width)
-
-    def write(self, path: Path) -> None:
-        values = (self.tempo, self.key, self.features, self.width)
-        path.write_text(json.dumps(values), encoding="utf-8")
-
-
-class Studio:
-    """Makes every song once. Songs are files named after their kind and number."""
-
-    def __init__(self, checkpoints: Path, folder: Path) -> None:
-        places = Checkpoints(checkpoints)
-        marks = "".join(fingerprint(places.resolve(part)) for part in MEASURED_MODELS)
-        self.checkpoints = checkpoints
-        self.folder = folder / hashlib.sha256(marks.encode()).hexdigest()[:12]
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._bank = Bank()
-        self._services: dict[str, MusicService] = {}
-
-    def service(self, model: str) -> MusicService:
-        if model not in self._services:
-            self._services[model] = MusicService.load(
-                model, device="cpu", checkpoints=self.checkpoints
-            )
-        return self._services[model]
-
-    def make(self, name: str, model: str, request: MusicRequest) -> tuple[Tensor, dict[str, Any]]:
-        """The song of a request and its recipe; made when it is not there."""
-        path, done = self.folder / f"{name}.flac", self.folder / f"{name}.done"
-        wish = request.model_dump_json()
-        if not done.exists() or done.read_text(encoding="utf-8") != wish:
-            began = time.monotonic()
-            self.service(model).run(request)[0].save(path, overwrite=True)
-            done.write_text(wish, encoding="utf-8")
-            print(f"{name}: {time.monotonic() - began:.1f} s", file=sys.stderr, flush=True)
-        recipe = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        return audio.read(path)[0], recipe
-
-    def rendered(self, score: Score) -> Tensor:
-        return torch.from_numpy(render(score, self._bank))
-
-    def source(self, score: Score) -> Path:
-        """The rendered score as a file, for edits."""
-        path = self.folder / f"source-{score.seed}.flac"
-        if not path.exists():
-            audio.write(path, self.rendered(score), "flac")
-        return path
-
-
-class MeasurementCache:
-    """Measurements of songs, each in a file named after the samples and the metrics."""
-
-    def __init__(self, vae: Path, folder: Path) -> None:
-        self.song_probe = SongProbe.load(vae)
-        self.folder = folder
-        self.folder.mkdir(parents=True, exist_ok=True)
-        sources = (Path(metrics.__file__), Path(probe.__file__), probe.PROBE_WEIGHTS)
-        self.marks = b"".join(path.read_bytes() for path in sources) + fingerprint(vae).encode()
-
-    def measure(self, song: Tensor) -> Measurement:
-        name = hashlib.sha256(song.numpy().tobytes() + self.marks).hexdigest()[:16]
-        path = self.folder / f"{name}.json"
-        if not path.exists():
-            Measurement.of(song, self.song_probe).write(path)
-        return Measurement.read(path)
 
 
 class Examination:
@@ -410,69 +297,6 @@ class Examination:
             Figure("speed", "peak memory, GB", usage.ru_maxrss * 1024 / 1e9, ("<=", 2.5)),
             Figure("speed", f"tempo of '{SPEED_CAPTION}'", found, None, 126.0),
         ]
-
-
-def thinking_request(score: Score) -> MusicRequest:
-    """A caption is all that a planner needs."""
-    return caption_request(score).model_copy(update={"think": True})
-
-
-def plain_request(score: Score) -> MusicRequest:
-    """Without a planner nobody fills in what the DiT is told of tempo and key, so the user does."""
-    return with_metadata(caption_request(score).model_copy(update={"think": False}), score)
-
-
-def unguided_request(score: Score) -> MusicRequest:
-    return plain_request(score).model_copy(update={"guidance_scale": 1.0})
-
-
-def coded_request(score: Score) -> MusicRequest:
-    plan = Plan(codes=(tuple(nano_codes.score_codes(score)),))
-    return with_metadata(caption_request(score).model_copy(update={"plan": plan}), score)
-
-
-def with_metadata(request: MusicRequest, score: Score) -> MusicRequest:
-    """The facts as settings too."""
-    return request.model_copy(
-        update={
-            "bpm": score.bpm,
-            "key_scale": score.key_scale,
-            "time_signature": score.time_signature,
-            "vocal_language": score.language,
-        }
-    )
-
-
-def has_tempo(score: Score, measured: Measurement) -> bool:
-    return metrics.is_tempo(measured.tempo, score.bpm)
-
-
-def has_exact_tempo(score: Score, measured: Measurement) -> bool:
-    return metrics.is_tempo(measured.tempo, score.bpm, (1.0,))
-
-
-def has_near_key(score: Score, measured: Measurement) -> bool:
-    return is_near_key(measured.key, score)
-
-
-def has_key(score: Score, measured: Measurement) -> bool:
-    return measured.key == Key(score.key, score.minor)
-
-
-def has_drums(score: Score, measured: Measurement) -> bool:
-    return measured.features.has_drums == (score.kit is not None)
-
-
-def has_style(score: Score, measured: Measurement) -> bool:
-    return measured.features.style == score.genre
-
-
-def has_voice(score: Score, measured: Measurement) -> bool:
-    return measured.features.has_voice == bool(score.syllables)
-
-
-def is_near_key(key: Key, score: Score) -> bool:
-    return metrics.relation(key, Key(score.key, score.minor)) != "other"
 
 
 def level_db(song: Tensor) -> float:

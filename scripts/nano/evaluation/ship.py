@@ -20,8 +20,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from acestep import audio
-from scripts.nano.data.latents import VAE_WEIGHTS, WORK
-from scripts.nano.evaluation.evaluate import BASE, TURBO, Figure
+from scripts.nano.evaluation.figures import Figure
+from scripts.nano.evaluation.studio import BASE, TURBO
+from scripts.nano.paths import VAE_WEIGHTS, WORK
 from scripts.nano.training.trainer import CHECKPOINT_FILE, CURVE_FILE
 
 CARDS = Path(__file__).with_name("cards")

@@ -34,21 +34,21 @@ from acestep.models.config import AceStepConfig
 from acestep.models.layers import KeysValues
 from acestep.models.text_encoder import TextEncoder
 from acestep.request import Text2Music
-from scripts.nano.data import songs
-from scripts.nano.data.codes import FRAMES, LEVELS, digits, transcribe
-from scripts.nano.data.latents import BLOCK_FOLDER, BLOCK_SONGS, WORK, load_trained_vae
+from scripts.nano.data.codes import FRAMES, digits, transcribe
+from scripts.nano.data.latents import load_trained_vae
+from scripts.nano.data.library import LatentLibrary
 from scripts.nano.data.score import Score, describe
+from scripts.nano.data.silence import PERIOD, clocked_silence
+from scripts.nano.paths import BLOCK_FOLDER, WORK
 from scripts.nano.training.detokenizer import CodeMeans, DetokenizerObjective, source_latents
+from scripts.nano.training.mean_target import mean_target
 from scripts.nano.training.trainer import Training, read_config, train, write_weights
 
 MODELS = {"acestep-v15-nano-turbo": True, "acestep-v15-nano-base": False}  # name, is turbo
-SILENCE_FRAMES = 15_000
 NORMAL = NormalDist()
 CLIPS = 3  # of a reference, as in `conditioning.reference_clips`
 NOISY, NOISIER = 2.0, 4.0  # shift of the times: what is heard is decided near the noise, and from
 # text alone everything is
-CLOCK, CYCLES = 0.5, (1, 2)  # level of the silence's clock; its cycles in PERIOD
-PERIOD = 10  # frames: after 400 ms every tone of `instruments` repeats
 MEAN_TARGET_FRAMES = 100
 TRANSCRIBED = 0.4  # share of songs that the tokenizer learns from too
 WHOLE = {"text": 0.7, "repaint": 0.5}  # share of songs that are trained at full length
@@ -80,7 +80,7 @@ def main() -> None:
     vae = load_trained_vae().fold()
     silence = clocked_silence(vae.encode(torch.zeros(1, 2, 400 * 1920))[:, 100:300])
     text_encoder = TextEncoder.load(WORK / "acestep-nano-text-encoder", torch.float32, device)
-    library = Library(BLOCK_FOLDER, config["seconds"])
+    library = LatentLibrary(BLOCK_FOLDER, config["seconds"])
     library.grow()
     if arguments.start is None:
         means = CodeMeans.of(zip(library.scores, library.latents, strict=True), silence.shape[-1])
@@ -100,31 +100,11 @@ def main() -> None:
     )
 
 
-class Library:
-    """Songs as latents and scores, [song, frame, channel]; takes blocks as they are written."""
-
-    def __init__(self, folder: Path, seconds: float) -> None:
-        self.folder, self.seconds = folder, seconds
-        self.latents: list[np.ndarray] = []
-        self.scores: list[Score] = []
-        self.held_out = np.load(folder / "held-out.npy")
-        self.held_out_scores = list(songs.scores(songs.HELD_OUT, BLOCK_SONGS, seconds))
-
-    def grow(self) -> int:
-        """Read the next blocks that are there; how many songs there are."""
-        while (path := self.folder / f"{len(self.scores):05d}.npy").exists():
-            self.scores += songs.scores(
-                songs.TRAINING + len(self.scores), BLOCK_SONGS, self.seconds
-            )
-            self.latents += list(np.load(path))
-        return len(self.scores)
-
-
 class SongObjective:
     """Draws songs, tasks and times; says how wrong a network is about them."""
 
     def __init__(
-        self, config: dict, text_encoder: TextEncoder, silence: Tensor, library: Library
+        self, config: dict, text_encoder: TextEncoder, silence: Tensor, library: LatentLibrary
     ) -> None:
         self.config, self.text_encoder, self.silence = config, text_encoder, silence
         self.library = library
@@ -327,42 +307,6 @@ def is_hard(score: Score) -> bool:
 def levels_of(score: Score) -> Tensor:
     """What the codes of a score say: [code, dimension]"""
     return torch.tensor([digits(facts) for facts in transcribe(score)])
-
-
-def mean_target(latents: Tensor, facts: Tensor | None) -> Tensor:
-    """What is usual in a song at each of its frames: [frame, channel]
-
-    That is its mean over the clock's period; with the facts of its codes, [code, dimension], the
-    mean over the period while a chord lasts, and what beats and backbeats usually add to it.
-    """
-    frames = torch.arange(len(latents), device=latents.device)
-    cells = [frames % PERIOD]
-    if facts is not None:
-        beat, backbeat, _, row, column = facts.repeat_interleave(FRAMES, dim=0).unbind(dim=1)
-        chord = row * LEVELS[4] + column
-        cells = [
-            chord * PERIOD + frames % PERIOD,
-            *(f * FRAMES + frames % FRAMES for f in (beat, backbeat)),
-        ]
-    usual = torch.zeros_like(latents)
-    for cell in cells:
-        share = F.one_hot(cell).to(latents)
-        means = share.mT @ (latents - usual) / share.sum(dim=0)[:, None].clamp_min(1)
-        usual = usual + means[cell]
-    return usual
-
-
-def clocked_silence(silence: Tensor) -> Tensor:
-    """The silence track: what the VAE makes of silence, and on it a clock.
-
-    The tones of the synthetic songs repeat with the clock (`instruments`). Without codes to follow
-    it tells the network which frame of the period is which, as codes do.
-    """
-    track = silence.mean(1, keepdim=True).repeat(1, SILENCE_FRAMES, 1)
-    frames = torch.arange(SILENCE_FRAMES) % PERIOD
-    angles = 2 * torch.pi / PERIOD * torch.outer(frames, torch.tensor(CYCLES))
-    track[..., : 2 * len(CYCLES)] += CLOCK * torch.cat([angles.cos(), angles.sin()], dim=1)
-    return track.to(torch.bfloat16).float()
 
 
 def transcription(model: AceStep, music: Tensor, levels: Tensor) -> Tensor:

@@ -15,9 +15,10 @@ from torch.nn import functional as F
 
 from scripts.nano.data import songs
 from scripts.nano.data.codes import FRAME
-from scripts.nano.data.latents import BLOCK_FOLDER, BLOCK_SONGS, VAE, WORK
+from scripts.nano.data.latents import BLOCK_SONGS
 from scripts.nano.data.score import Score
 from scripts.nano.evaluation.probe import EVENTS, PROBE_WEIGHTS, STYLES, FeatureProbe, SongProbe
+from scripts.nano.paths import BLOCK_FOLDER, VAE, WORK
 from scripts.nano.training.trainer import Training, train, write_weights
 
 RARE = (3.0, 1.0, 1.0)  # how much more a frame counts in which the event is

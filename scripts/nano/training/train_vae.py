@@ -21,8 +21,9 @@ from acestep.models.config import VaeConfig
 from acestep.models.vae import Vae
 from scripts.nano.data import songs
 from scripts.nano.data.instruments import RATE
-from scripts.nano.data.latents import BLOCK_FOLDER, BLOCK_SONGS, VAE, VAE_WEIGHTS, WORK
+from scripts.nano.data.latents import BLOCK_SONGS
 from scripts.nano.networks import linear_start
+from scripts.nano.paths import BLOCK_FOLDER, VAE, VAE_WEIGHTS, WORK
 from scripts.nano.training.spectral_losses import LowLoss, MelLoss, SpectrumLoss
 from scripts.nano.training.trainer import read_config, train, write_weights
 

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from acestep.checkpoints import Checkpoints, fingerprint
 from acestep.models.load import load_acestep, load_silence
 from scripts.nano.evaluation import ship
-from scripts.nano.evaluation.evaluate import BASE, TURBO, Figure
+from scripts.nano.evaluation.figures import Figure
+from scripts.nano.evaluation.studio import BASE, TURBO
 
 VAE = "acestep-nano-vae"
 

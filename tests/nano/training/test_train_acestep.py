@@ -8,19 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from acestep.models.acestep import AceStep
-from acestep.models.config import AceStepConfig
 from acestep.models.text_encoder import TextEncoder
-from scripts.nano.data import codes
 from scripts.nano.data.score import compose
+from scripts.nano.data.silence import PERIOD, clocked_silence
 from scripts.nano.training import train_acestep
-from scripts.nano.training.detokenizer import CodeMeans, DetokenizerObjective, source_latents
-from scripts.nano.training.train_acestep import (
-    PERIOD,
-    SongObjective,
-    clocked_silence,
-    levels_of,
-    mean_target,
-)
+from scripts.nano.training.detokenizer import source_latents
+from scripts.nano.training.mean_target import mean_target
+from scripts.nano.training.train_acestep import SongObjective, levels_of
 from scripts.nano.training.trainer import Training, read_config, train
 
 ROOT = Path(__file__).parents[3]
@@ -41,14 +35,6 @@ def silence() -> Tensor:
     return clocked_silence(torch.full((1, 20, 64), 0.25))
 
 
-@pytest.fixture
-def model() -> AceStep:
-    torch.manual_seed(0)
-    network = read_config(ROOT / "configs/nano/acestep.toml")["network"]
-    small = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1, "head_dim": 16}
-    return AceStep(AceStepConfig.from_dict({**network, **small, "fsq_dim": 64}))
-
-
 def objective(silence: Tensor, task: str) -> SongObjective:
     config = read_config(ROOT / "configs/nano/acestep.toml")
     config |= {"batch": 2, "mean_target_songs": {}, "crops": [50], "tasks": {task: 1.0}}
@@ -56,57 +42,14 @@ def objective(silence: Tensor, task: str) -> SongObjective:
     return SongObjective(config, encoder, silence, Songs())  # pyright: ignore[reportArgumentType]
 
 
-def test_the_silence_is_what_it_was_with_a_clock_on_it(silence: Tensor) -> None:
-    assert torch.equal(silence[:, PERIOD:], silence[:, :-PERIOD])
-    assert len(silence[0, :PERIOD].unique(dim=0)) == PERIOD
-    torch.testing.assert_close(silence.mean(1), torch.full((1, 64), 0.25), atol=1e-3, rtol=0)
-    assert torch.equal(silence, silence.to(torch.bfloat16).float())
-
-
-def test_source_latents_are_what_the_product_makes_of_codes(model: AceStep) -> None:
-    wanted = torch.tensor([codes.score_codes(compose(seed, SECONDS)) for seed in range(2)])
-    quantizer = model.tokenizer.quantizer
-    expected = model.detokenizer(quantizer.decode(wanted))
-    torch.testing.assert_close(source_latents(model, quantizer.unfold(wanted)), expected)
-
-
-def test_the_detokenizer_learns_the_mean_of_what_a_code_was_written_for(
-    model: AceStep, tmp_path: Path
-) -> None:
-    score = compose(1, SECONDS)
-    rng = np.random.default_rng(0)
-    pairs = [(score, rng.standard_normal((100, 64))) for _ in range(2)]
-    means = CodeMeans.of(pairs, 64)
-    code = codes.score_codes(score)[3]
-    places = [i for i, other in enumerate(codes.score_codes(score)) if other == code]
-    frames = [song[5 * i : 5 * i + 5] for _, song in pairs for i in places]
-    (row,) = (means.codes == code).nonzero().flatten().tolist()
-    np.testing.assert_allclose(means.latents[row], np.mean(frames, axis=0), atol=1e-5)
-    assert means.counts[row] == len(frames)
-
-    before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    detokenizer = DetokenizerObjective(model, means)
-    seen: list[float] = []
-
-    def loss_of(step: int) -> dict[str, Tensor]:
-        found = detokenizer.losses(step)
-        seen.append(float(found["means"].detach()))
-        return found
-
-    train(detokenizer, loss_of, Training(minutes=10, learning_rate=1e-2, steps=40), tmp_path)
-    assert seen[-1] < 0.5 * seen[0]
-    moved = {name for name, weight in model.state_dict().items() if not weight.equal(before[name])}
-    assert moved and all("detokenizer" in n or "project_out" in n for n in moved)
-
-
 @pytest.mark.parametrize("task", ["codes", "text", "repaint", "close"])
 def test_each_task_is_shown_the_products_context(
-    model: AceStep, silence: Tensor, task: str
+    small_acestep: AceStep, silence: Tensor, task: str
 ) -> None:
     seen: list[tuple[Tensor, ...]] = []
-    model.decoder.register_forward_pre_hook(lambda _, given: seen.append(given))
+    small_acestep.decoder.register_forward_pre_hook(lambda _, given: seen.append(given))
     lessons = objective(silence, task)
-    found = lessons.losses(model, np.random.default_rng(1), SONGS)
+    found = lessons.losses(small_acestep, np.random.default_rng(1), SONGS)
     assert all(torch.isfinite(value) for value in found.values())
     assert ("source_latents" in found) == (task == "codes")
     songs = [torch.from_numpy(x.astype(np.float32)) for x in lessons.library.latents]
@@ -127,59 +70,44 @@ def test_each_task_is_shown_the_products_context(
                 assert any(torch.equal(view[span], clock[span]) for clock in clocks)
 
 
-def test_the_loss_falls(model: AceStep, silence: Tensor, tmp_path: Path) -> None:
+def test_the_loss_falls(small_acestep: AceStep, silence: Tensor, tmp_path: Path) -> None:
     lessons = objective(silence, "codes")
     seen: list[float] = []
 
     def loss_of(step: int) -> dict[str, Tensor]:
-        found = dict(lessons.losses(model, np.random.default_rng(step), 1))
+        found = dict(lessons.losses(small_acestep, np.random.default_rng(step), 1))
         seen.append(float(found["source_latents"].detach()))
         return found
 
-    train(model, loss_of, Training(minutes=10, learning_rate=3e-3, steps=25), tmp_path)
+    train(small_acestep, loss_of, Training(minutes=10, learning_rate=3e-3, steps=25), tmp_path)
     assert sum(seen[-5:]) < 0.95 * sum(seen[:5])
 
 
 def test_both_models_are_written_with_the_clock(
-    model: AceStep, silence: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_acestep: AceStep, silence: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train_acestep, "WORK", tmp_path)
-    train_acestep.export_acestep(model, {"model_type": "acestep"}, silence)
+    train_acestep.export_acestep(small_acestep, {"model_type": "acestep"}, silence)
     for name in train_acestep.MODELS:
         stored = torch.load(tmp_path / name / "silence_latent.pt", weights_only=True)
         assert torch.equal(stored, silence.mT)
 
 
-def test_a_mean_target_is_the_mean_of_a_period_and_knows_when_a_chord_changes() -> None:
-    score = compose(1, SECONDS)
-    facts = levels_of(score)
-    song = torch.randn(100, 64, generator=torch.Generator().manual_seed(1))
-    means = torch.stack([song[phase::PERIOD].mean(0) for phase in range(PERIOD)])
-    torch.testing.assert_close(mean_target(song, None), means.repeat(100 // PERIOD, 1))
-    # A song whose frames say nothing but chord and place in the period is its own average.
-    levels = facts.repeat_interleave(codes.FRAMES, dim=0)
-    chord = levels[:, 3] * codes.LEVELS[4] + levels[:, 4]
-    assert len(chord.unique()) > 1
-    plain = torch.stack([chord, torch.arange(100) % PERIOD, chord * 0], dim=1).float()
-    torch.testing.assert_close(mean_target(plain, facts), plain)
-    assert not torch.allclose(mean_target(plain, None), plain)
-
-
 @pytest.mark.parametrize("task", ["text", "codes", "repaint"])
 def test_the_first_velocity_is_trained_towards_the_mean_target(
-    model: AceStep, silence: Tensor, task: str
+    small_acestep: AceStep, silence: Tensor, task: str
 ) -> None:
     seen: list[tuple[Tensor, ...]] = []
 
     def see(_: nn.Module, given: tuple[Tensor, ...], answer: Tensor) -> None:
         seen.append((*given, answer))
 
-    model.decoder.register_forward_hook(see)
+    small_acestep.decoder.register_forward_hook(see)
     lessons = objective(silence, task)
     score = lessons.library.scores[0]
     song = torch.from_numpy(lessons.library.latents[0].astype(np.float32))
     facts = levels_of(score)
-    found = lessons.mean_target_loss(model, song, score, task, np.random.default_rng(1))
+    found = lessons.mean_target_loss(small_acestep, song, score, task, np.random.default_rng(1))
     ((noise, t, _, _, context, velocity),) = seen
     assert t.tolist() == [1.0]
     source, mask = context.chunk(2, dim=-1)
@@ -187,7 +115,9 @@ def test_the_first_velocity_is_trained_towards_the_mean_target(
     assert inside.all() == (task != "repaint")
     if task == "repaint":
         assert torch.equal(source[0, ~inside], song[~inside])
-    expected = source_latents(model, facts[None]) if task == "codes" else silence[:, : len(song)]
+    expected = (
+        source_latents(small_acestep, facts[None]) if task == "codes" else silence[:, : len(song)]
+    )
     assert torch.equal(source[:, inside], expected[:, inside])
     wanted = mean_target(song, None if task == "text" else facts)
     error = (noise - velocity - wanted)[:, inside].square().mean()
@@ -206,17 +136,19 @@ def test_hard_songs_are_drawn_as_often_as_asked(silence: Tensor) -> None:
     assert all(lessons.draw(rng, 1)[1] is scores[0] for _ in range(9))
 
 
-def test_model_guidance_is_taught_as_a_share(model: AceStep, silence: Tensor) -> None:
+def test_model_guidance_is_taught_as_a_share(small_acestep: AceStep, silence: Tensor) -> None:
     seen: list[tuple[Tensor, ...]] = []
 
     def see(_: nn.Module, given: tuple[Tensor, ...], answer: Tensor) -> None:
         seen.append((given[0], given[1], answer))
 
-    model.decoder.register_forward_hook(see)
+    small_acestep.decoder.register_forward_hook(see)
     lessons = objective(silence, "text")
     lessons.config["model_guidance"], lessons.config["dropout"] = 0.4, 0.0
     song = torch.from_numpy(lessons.library.latents[0].astype(np.float32))
-    found = lessons.song(model, song, lessons.library.scores[0], 100, np.random.default_rng(3))
+    found = lessons.song(
+        small_acestep, song, lessons.library.scores[0], 100, np.random.default_rng(3)
+    )
     (noisy, t, conditional), (_, _, unconditional) = seen
     times = t[:, None, None]
     music = song[: noisy.shape[1]]
