@@ -263,7 +263,7 @@ def test_what_think_needs_can_be_prepared_and_changes_nothing(
 ) -> None:
     turbo.prepare()  # has no planner, and so nothing to do
     thinker.prepare()
-    with thinker._store.planner() as planner:
+    with thinker._networks().planner() as planner:
         assert "compiler" in vars(planner.backend.vocabulary)
     assert same(thinker.run(request())[0], thinker.run(request())[0])
 

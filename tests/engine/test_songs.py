@@ -1,4 +1,4 @@
-"""What is told of a song's file: which of ours it is, what it is like, and what cannot be edited."""
+"""What is told of a song's file: which of ours it is, what it is like, what cannot be edited."""
 
 import shutil
 from pathlib import Path
@@ -9,7 +9,7 @@ import soundfile
 from fake_engine import FakeEngine, FakeService
 
 from acestep.engine import songs
-from acestep.engine.jobs import Recording
+from acestep.request.asked import Recording
 from acestep.errors import AudioError, InvalidRequest
 from acestep.request import Cover, Repaint, Text2Music
 

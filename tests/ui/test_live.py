@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import soundfile
-from acestep.request.recording import Recording
+from acestep.request.asked import Recording
 from fake_engine import BASE, FakeEngine, FakeService
 from fastapi import FastAPI, HTTPException
 from fastapi.testclient import TestClient
