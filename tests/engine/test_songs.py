@@ -9,9 +9,9 @@ import soundfile
 from fake_engine import FakeEngine, FakeService
 
 from acestep.engine import songs
-from acestep.request.asked import Recording
 from acestep.errors import AudioError, InvalidRequest
 from acestep.request import Cover, Repaint, Text2Music
+from acestep.request.asked import Recording
 
 
 @pytest.fixture

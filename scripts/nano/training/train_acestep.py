@@ -33,6 +33,7 @@ from acestep.models.config import AceStepConfig
 from acestep.models.layers import KeysValues
 from acestep.models.text_encoder import TextEncoder
 from acestep.request import Text2Music
+from acestep.tasks import conditioning
 from scripts.nano.data.codes import FRAMES, digits, transcribe
 from scripts.nano.data.latents import load_trained_vae
 from scripts.nano.data.library import LatentLibrary
