@@ -20,7 +20,7 @@ from acestep.planner.backends.vllm import unavailable
 from acestep.runtime import devices
 from acestep.runtime.devices import GIB, Machine, Memory
 
-Status = Literal["ok", "warn", "fail"]
+Verdict = Literal["ok", "warn", "fail"]
 
 PACKAGES = ("torch", "transformers", "huggingface-hub", "gradio", "soundfile")
 REAL_MODEL = "acestep-v15-turbo"
@@ -37,7 +37,7 @@ class Check:
     """
 
     name: str
-    status: Status
+    status: Verdict
     detail: str
     advice: str = ""
 
@@ -96,7 +96,7 @@ def device_check(name: str, machine: Machine) -> Check:
     except Unavailable as error:
         return Check("Device", "fail", str(error), "Use --device auto.")
     dtype = str(devices.working_dtype(device, machine)).removeprefix("torch.")
-    detail = f"{device}: {devices.describe(device)}, {dtype}"
+    detail = f"{device}: {devices.device_name(device)}, {dtype}"
     if device.type != "cpu":
         free = devices.memory(device).free / GIB
         return Check("Device", "ok", f"{detail}, {free:.1f} GiB free")

@@ -21,6 +21,9 @@ class Progress:
     total: int
 
 
+OnProgress = Callable[[Progress], None]
+
+
 class CancelToken:
     """Set from any thread; the run notices at its next step, layer of the VAE or token."""
 
@@ -40,7 +43,7 @@ class Reporter:
 
     def __init__(
         self,
-        on_progress: Callable[[Progress], None] | None = None,
+        on_progress: OnProgress | None = None,
         cancel: CancelToken | None = None,
     ) -> None:
         self._on_progress = on_progress

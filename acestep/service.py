@@ -5,7 +5,7 @@ import logging
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -23,7 +23,7 @@ from acestep.library.source import Source, read_source
 from acestep.library.track import Track
 from acestep.media import audio_checks
 from acestep.pipeline import Rendering
-from acestep.progress import CancelToken, Progress, Reporter
+from acestep.progress import CancelToken, OnProgress, Reporter
 from acestep.request import MusicRequest, Plan, Preset
 from acestep.runtime import devices
 from acestep.runtime.store import Folders, ModelStore, Policy, StoreSettings
@@ -35,7 +35,6 @@ from acestep.types import Latents
 logger = logging.getLogger(__name__)
 
 UNDERSTAND_SEED = 0  # any, but always the same
-OnProgress = Callable[[Progress], None]
 
 
 class MusicService:
@@ -120,7 +119,7 @@ class MusicService:
 
     @property
     def device_name(self) -> str:
-        return devices.describe(self._settings.device)
+        return devices.device_name(self._settings.device)
 
     def prepare(self) -> None:
         """Do now what the first song with Think would have to wait for; costs seconds, once.
@@ -279,11 +278,11 @@ class MusicService:
         started = time.perf_counter()
         decoded = rendering.waveform[take]
         new = timeline.new_sound(decoded)
-        if problem := audio_checks.examine(new, timeline.new_samples).problem():
+        if problem := audio_checks.check_audio(new, timeline.new_samples).problem():
             raise UnsoundResult(problem)
         waveform, report = task.finish(resolved, decoded, timeline, source)
         seconds = {**rendering.seconds, "checking": time.perf_counter() - started}
-        examined = audio_checks.examine(waveform, timeline.samples)
+        examined = audio_checks.check_audio(waveform, timeline.samples)
         return Track(
             waveform=waveform,
             request=request,

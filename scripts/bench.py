@@ -27,7 +27,7 @@ from acestep.planner.backends.pt import PtBackend
 from acestep.planner.grammar import CodesPhase
 from acestep.planner.sampling import Sampling, draw, guide, sample
 from acestep.planner.vocabulary import Vocabulary
-from acestep.runtime.devices import describe
+from acestep.runtime.devices import device_name
 
 PLANNERS = {  # hidden, MLP, layers, query heads: the published sizes, and one to try this script
     "toy": (64, 160, 2, 8),
@@ -142,7 +142,7 @@ def interleave(contenders: Mapping[Clock, Callable[[], None]], rounds: int) -> N
 
 def report(clocks: Mapping[str, Clock]) -> None:
     """One row per contender; ratios are to the first, which is ours."""
-    print(f"{describe(torch.device('cpu'))}, torch {torch.__version__}")
+    print(f"{device_name(torch.device('cpu'))}, torch {torch.__version__}")
     print(f"{'':32}{'ms wall':>10}{'ms CPU':>10}{'steps/s':>10}{'wall/ours':>11}{'CPU/ours':>10}")
     first = next(iter(clocks.values()))
     for name, clock in clocks.items():

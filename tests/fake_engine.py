@@ -13,13 +13,13 @@ import torch
 from acestep.config import ServiceConfig
 from acestep.engine.jobs import ENDED, Job
 from acestep.engine.local import LocalEngine
-from acestep.engine.runner import InProcessRunner, OnProgress
+from acestep.engine.runner import InProcessRunner
 from acestep.engine.table import JobTable
 from acestep.library.latents import sample_hash
 from acestep.library.report import EditReport
 from acestep.library.track import Track
 from acestep.media import audio_checks
-from acestep.progress import CancelToken, Progress, Reporter
+from acestep.progress import CancelToken, OnProgress, Progress, Reporter
 from acestep.request import MusicRequest, Plan, Preset
 from acestep.seeds import take_seed
 
@@ -144,7 +144,7 @@ class FakeService:
             take=take,
             seed=seed,
             seconds=seconds,
-            health=audio_checks.examine(waveform, waveform.shape[-1]),
+            health=audio_checks.check_audio(waveform, waveform.shape[-1]),
             warnings=request.warnings(),
             report=report,
             recipe={

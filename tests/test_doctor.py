@@ -6,13 +6,15 @@ from pathlib import Path
 import pytest
 
 from acestep import doctor
-from acestep.checkpoints.locate import Checkpoints, Installed, State
+from acestep.checkpoints.locate import Checkpoints, FolderState, Installed
 from acestep.runtime.devices import GIB, Machine, Memory
 
 NO_GPU = Machine()
 
 
-def model(name: str, kind: str = "dit", state: State = "ready", problem: str = "") -> Installed:
+def model(
+    name: str, kind: str = "dit", state: FolderState = "ready", problem: str = ""
+) -> Installed:
     assert kind in ("dit", "lm")
     problems = (problem,) if problem else ()
     return Installed(name, "dit" if kind == "dit" else "lm", state, None, 1, "", problems)

@@ -114,7 +114,7 @@ class DownloadProgress:
     missing: int = 0
 
 
-def plan(name: str, places: Checkpoints, hub: Hub | None = None) -> DownloadPlan:
+def plan_download(name: str, places: Checkpoints, hub: Hub | None = None) -> DownloadPlan:
     """Ask the hub what a download of `name` would fetch; a DiT's missing companions come with it.
 
     Raises:

@@ -16,7 +16,7 @@ from acestep.checkpoints.folder import kind_of, problems, read_config
 from acestep.errors import CheckpointError, ModelMissing
 from acestep.request import Preset
 
-State = Literal["ready", "incomplete", "missing"]
+FolderState = Literal["ready", "incomplete", "missing"]
 
 # Sub-folders in which a checkpoint may bring its own companions.
 OWN_FOLDERS: Mapping[str, tuple[str, ...]] = {
@@ -45,7 +45,7 @@ class Installed:
 
     name: str
     kind: Kind | None
-    state: State
+    state: FolderState
     folder: Path | None
     size: int | None
     description: str

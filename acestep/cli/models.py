@@ -83,9 +83,9 @@ def download(
     output: Output,
 ) -> None:
     """Download a model; an interrupted download goes on where it stopped."""
-    from acestep.checkpoints.download import download, plan
+    from acestep.checkpoints.download import download, plan_download
 
-    planned = plan(name, checkpoints(ctx), ctx.obj.hub)
+    planned = plan_download(name, checkpoints(ctx), ctx.obj.hub)
     for line in plan_lines(planned):
         output.note(line)
     if planned.missing and not (yes or agreed()):

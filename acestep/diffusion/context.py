@@ -14,7 +14,7 @@ from torch import Tensor
 from acestep.types import Context, Latents
 
 SilenceTrack = Float[Tensor, "1 silent_frame channel"]
-Song = Float[Tensor, "1 song_frame channel"]
+SongLatents = Float[Tensor, "1 song_frame channel"]
 Guides = Float[Tensor, "row guide_frame channel"]
 
 
@@ -50,7 +50,10 @@ def to_be_made(
 
 
 def inpainted(
-    silence_track: SilenceTrack, source: Song, inpaint_mask: Bool[Tensor, " song_frame"], batch: int
+    silence_track: SilenceTrack,
+    source: SongLatents,
+    inpaint_mask: Bool[Tensor, " song_frame"],
+    batch: int,
 ) -> Context:
     """The source outside the mask; inside it silence, at the same places of its track."""
     inside = inpaint_mask[:, None]
@@ -59,7 +62,9 @@ def inpainted(
     return torch.cat([kept, mask], dim=-1).expand(batch, -1, -1)
 
 
-def placed(silence_track: SilenceTrack, latents: Song, first_frame: int, frames: int) -> Latents:
+def placed(
+    silence_track: SilenceTrack, latents: SongLatents, first_frame: int, frames: int
+) -> Latents:
     """A song's latents from `first_frame` on, and silence from its beginning around them."""
     before = silence(silence_track, first_frame)
     after = silence(silence_track, frames - first_frame - latents.shape[1])

@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from acestep.checkpoints.download import DownloadProgress, download, plan, to_download
+from acestep.checkpoints.download import DownloadProgress, download, plan_download, to_download
 from acestep.checkpoints.files import size_text
 from acestep.checkpoints.hub import Hub
 from acestep.checkpoints.locate import Checkpoints
@@ -173,7 +173,7 @@ class Downloads:
     def _run(self, task: "_Task") -> None:
         try:
             self._enter(task, "planning")
-            planned = plan(task.name, task.places, self._hub)
+            planned = plan_download(task.name, task.places, self._hub)
             with self._lock:
                 task.progress = DownloadProgress("", 0, planned.size)
             download(

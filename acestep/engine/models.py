@@ -13,7 +13,7 @@ from acestep.checkpoints.download import (
     DownloadPlan,
     DownloadProgress,
     download,
-    plan,
+    plan_download,
     to_download,
     verify,
 )
@@ -36,7 +36,7 @@ __all__ = [
     "ModelRow",
     "check",
     "download",
-    "plan",
+    "plan_download",
     "rows",
     "size_text",
     "verify",

@@ -21,7 +21,7 @@ from acestep.engine.engine import Loaded
 from acestep.engine.jobs import Failure, Job, Outcome, Take
 from acestep.errors import Cancelled, EngineStopped
 from acestep.library.output_paths import Destination
-from acestep.progress import CancelToken, Progress
+from acestep.progress import CancelToken, OnProgress, Progress
 from acestep.request import Plan, Preset, parse_request
 from acestep.request.asked import Recording
 
@@ -33,7 +33,6 @@ END_SECONDS = 5.0  # for a process to end once its input has
 LOOK_SECONDS = 0.05  # how often a running job's token is looked at
 LAST_LINES = 20  # of a process's stderr, kept to say why it ended
 
-OnProgress = Callable[[Progress], None]
 
 logger = logging.getLogger(__name__)
 

@@ -57,7 +57,7 @@ class Health:
         return asdict(self)
 
 
-def examine(waveform: Stereo, expected_samples: int) -> Health:
+def check_audio(waveform: Stereo, expected_samples: int) -> Health:
     """Measure a song before it is levelled; samples above 1 are not an error yet.
 
     Silence is a peak and an RMS of at most 1e-5.

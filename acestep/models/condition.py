@@ -79,10 +79,10 @@ class ConditionEncoder(nn.Module):
         timbres, timbres_mask = slots(
             self.timbre_encoder(references), reference_order, batch=len(text)
         )
-        voice, voice_mask = pack(
+        voice, voice_mask = pack_sequences(
             self.lyric_encoder(lyrics, lyrics_mask), lyrics_mask, timbres, timbres_mask
         )
-        return pack(voice, voice_mask, self.text_projector(text), text_mask)
+        return pack_sequences(voice, voice_mask, self.text_projector(text), text_mask)
 
 
 def slots(
@@ -98,7 +98,7 @@ def slots(
     return states, mask
 
 
-def pack(
+def pack_sequences(
     first: Float[Tensor, "batch first width"],
     first_mask: Bool[Tensor, "batch first"],
     second: Float[Tensor, "batch second width"],

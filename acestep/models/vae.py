@@ -34,7 +34,7 @@ memory around it, measured on a CPU: progress then runs within a tenth of a tile
 
 Features = Float[Tensor, "batch channel position"]
 Convolved = Float[Tensor, "batch out_channel out_position"]
-OnProgress = Callable[[int, int], None]  # hundredths of the work done, and 100; may raise
+OnWork = Callable[[int, int], None]  # hundredths of the work done, and 100; may raise
 OnShare = Callable[[float], None]  # share of one pass that is done
 
 
@@ -89,7 +89,7 @@ class Vae(nn.Module):
         waveform: Waveform,
         *,
         tile_frames: int = TILE_FRAMES,
-        on_progress: OnProgress = lambda done, total: None,
+        on_progress: OnWork = lambda done, total: None,
     ) -> Latents:
         """The posterior mean of each whole latent frame; equal to encoding in one piece.
 
@@ -131,7 +131,7 @@ class Vae(nn.Module):
         latents: Latents,
         *,
         tile_frames: int = TILE_FRAMES,
-        on_progress: OnProgress = lambda done, total: None,
+        on_progress: OnWork = lambda done, total: None,
     ) -> Waveform:
         """Latents to sound, `hop` samples per frame; equal to decoding in one piece.
 
@@ -414,7 +414,7 @@ def tiles(frames: int, tile_frames: int, halo: int) -> list[Tile]:
     ]
 
 
-def _told(tiles: Sequence[Tile], on_progress: OnProgress) -> Iterator[tuple[Tile, OnShare]]:
+def _told(tiles: Sequence[Tile], on_progress: OnWork) -> Iterator[tuple[Tile, OnShare]]:
     """The tiles, each with what turns shares of its work into hundredths of the whole."""
     on_progress(0, WHOLE)
     total = sum(tile.right - tile.left for tile in tiles)

@@ -94,7 +94,7 @@ def settle(
     return tuple(settled)
 
 
-def describe(regions: Sequence[Region], source_seconds: float) -> str:
+def summarize(regions: Sequence[Region], source_seconds: float) -> str:
     """What will happen to settled regions, in two or three short sentences."""
     before, after = -regions[0][0], regions[-1][1] - source_seconds
     inside = [(max(start, 0.0), min(end, source_seconds)) for start, end in regions]

@@ -8,7 +8,7 @@ from pydantic_core import PydanticCustomError
 from acestep.errors import InvalidRequest
 from acestep.request import regions as written
 from acestep.request.music import MusicRequest
-from acestep.request.regions import Region, describe, require_forward, settle
+from acestep.request.regions import Region, require_forward, settle, summarize
 from acestep.request.schema import setting
 from acestep.request.values import MAX_DURATION, MAX_REGIONS, File, RepaintMode
 
@@ -129,7 +129,7 @@ class Repaint(MusicRequest):
         Raises:
             InvalidRequest: what the run would say, in the same sentence.
         """
-        return describe(self.regions_of(source_seconds), source_seconds)
+        return summarize(self.regions_of(source_seconds), source_seconds)
 
     def _end(self, source_seconds: float) -> float:
         if self.repainting_end is not None:

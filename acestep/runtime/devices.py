@@ -109,7 +109,7 @@ def working_dtype(device: torch.device, machine: Machine | None = None) -> torch
     return torch.bfloat16 if gpus[device.index or 0] >= BF16_CAPABILITY else torch.float32
 
 
-def describe(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
     """The device in words, for the page, the log and recipes."""
     if device.type == "cuda":
         facts = torch.cuda.get_device_properties(device)

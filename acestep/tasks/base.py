@@ -18,7 +18,7 @@ from acestep.tasks.timeline import Timeline
 from acestep.types import Context, Latents, Stereo
 
 Resolved = TypeVar("Resolved", bound=ResolvedRequest, contravariant=True)
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Task(Protocol[Resolved]):
         ...
 
 
-def needed(of_source: T | None) -> T:
+def needed(of_source: _T | None) -> _T:
     """What a task cannot do without.
 
     Raises:

@@ -14,7 +14,7 @@ from acestep.request.resolved import ResolvedRequest
 from acestep.runtime.codec import Codec
 from acestep.tasks.base import Guide, Start, needed
 from acestep.tasks.conditioning import FILL_MASK, FOLLOW_CODES
-from acestep.tasks.postprocess import audible, master
+from acestep.tasks.postprocess import audible, mastered
 from acestep.tasks.timeline import Timeline
 from acestep.types import Latents, Stereo
 
@@ -67,7 +67,7 @@ class CoverTask:
         timeline: Timeline,
         source: Source | None,
     ) -> tuple[Stereo, EditReport]:
-        song, before = master(request.asked, decoded), needed(source)
+        song, before = mastered(request.asked, decoded), needed(source)
         old = before.waveform[0]
         change = edit_metrics.change_db(old, song)
         return song, EditReport(

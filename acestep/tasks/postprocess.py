@@ -5,7 +5,7 @@ from acestep.request import MusicRequest
 from acestep.types import Stereo
 
 
-def master(request: MusicRequest, decoded: Stereo) -> Stereo:
+def mastered(request: MusicRequest, decoded: Stereo) -> Stereo:
     """The whole song at the level and with the fades that were asked for."""
     return audio.master(
         decoded,

@@ -7,7 +7,7 @@ from acestep.request.text2music import ResolvedText2Music
 from acestep.runtime.codec import Codec
 from acestep.tasks.base import Guide, Start
 from acestep.tasks.conditioning import FILL_MASK, FOLLOW_CODES
-from acestep.tasks.postprocess import master
+from acestep.tasks.postprocess import mastered
 from acestep.tasks.timeline import Timeline
 from acestep.types import Latents, Stereo
 
@@ -52,4 +52,4 @@ class Text2MusicTask:
         timeline: Timeline,
         source: Source | None,
     ) -> tuple[Stereo, None]:
-        return master(request.asked, decoded), None
+        return mastered(request.asked, decoded), None

@@ -23,7 +23,7 @@ def track() -> Track:
         take=0,
         seed=3,
         seconds={},
-        health=audio_checks.examine(waveform, 48_000),
+        health=audio_checks.check_audio(waveform, 48_000),
         warnings=[],
         recipe={
             "request": request.model_dump(mode="json"),

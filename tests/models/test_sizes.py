@@ -10,7 +10,7 @@ from random_checkpoints import TINY_2B, TINY_XL
 from test_config import ACESTEP, XL
 
 from acestep.models.acestep import AceStep
-from acestep.models.condition import pack, slots
+from acestep.models.condition import slots
 from acestep.models.config import AceStepConfig
 from acestep.models.layers import attention_mask, rotary, sinusoids
 from acestep.models.load import load_acestep
@@ -145,7 +145,7 @@ def test_packing_moves_padding_behind_and_keeps_both_orders() -> None:
     second = 100 + torch.arange(6.0).reshape(2, 3, 1)
     first_mask = torch.tensor([[1, 1, 0, 1, 0], [1, 0, 0, 0, 0]], dtype=torch.bool)
     second_mask = torch.tensor([[1, 0, 1], [0, 0, 0]], dtype=torch.bool)
-    states, mask = pack(first, first_mask, second, second_mask)
+    states, mask = pack_sequences(first, first_mask, second, second_mask)
     assert states[0, :, 0].tolist() == [0, 1, 3, 100, 102, 2, 4, 101]
     assert states[1, :, 0].tolist() == [5, 6, 7, 8, 9, 103, 104, 105]
     assert mask.tolist() == [[True] * 5 + [False] * 3, [True] + [False] * 7]

@@ -70,7 +70,7 @@ def test_the_machine_under_the_test_has_a_cpu_with_memory() -> None:
     cpu = devices.resolve_device("cpu")
     found = devices.memory(cpu)
     assert 0 < found.free <= found.total
-    assert devices.describe(cpu).endswith((" thread)", " threads)"))
+    assert devices.device_name(cpu).endswith((" thread)", " threads)"))
 
 
 def test_weights_count_in_the_precision_they_will_have(tmp_path: Path) -> None:
@@ -161,6 +161,6 @@ def test_a_real_gpu_has_nothing_left_to_do_after_waiting_for_it() -> None:
 def test_a_real_gpu_is_named_with_its_memory() -> None:
     device = devices.resolve_device("auto")
     assert device.type == "cuda"
-    assert devices.describe(device).endswith(" GiB)")
+    assert devices.device_name(device).endswith(" GiB)")
     assert 0 < devices.memory(device).free <= devices.memory(device).total
     assert devices.working_dtype(device) in (torch.bfloat16, torch.float32)
