@@ -5,7 +5,9 @@ generated from these fields; no function lists them again.
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator
 
 from acestep.request.schema import Schema, extra, setting
 
@@ -13,6 +15,11 @@ DEFAULT_MODEL = "acestep-v15-nano-turbo"
 AUTO = "auto"
 NO_LM = "none"
 BackendName = Literal["auto", "pt", "vllm"]
+
+
+def _no_lm(value: object) -> object:
+    """In Python, None says it as well."""
+    return NO_LM if value is None else value
 
 
 class ServiceConfig(Schema):
@@ -23,7 +30,7 @@ class ServiceConfig(Schema):
         "The music model (DiT): a name from `acestep models list`, or a folder.",
         metavar="NAME|PATH", widget="model",
     )  # fmt: skip
-    lm: str = setting(
+    lm: Annotated[str, BeforeValidator(_no_lm)] = setting(
         AUTO, "models", "5Hz LM Model Path",
         "Plans the song for Think: a name or a folder; auto is the one that fits the model, if it "
         "is on this computer; none does without.",

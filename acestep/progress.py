@@ -14,7 +14,7 @@ Stage = Literal[
 
 @dataclass(frozen=True)
 class Progress:
-    """`done` of `total` units of a stage: solver steps when rendering, tiles when decoding."""
+    """`done` of `total` units of a stage: solver steps when rendering, hundredths when decoding."""
 
     stage: Stage
     done: int
@@ -22,7 +22,7 @@ class Progress:
 
 
 class CancelToken:
-    """Set from any thread; the run notices at its next step, tile or token."""
+    """Set from any thread; the run notices at its next step, layer of the VAE or token."""
 
     def __init__(self) -> None:
         self._event = threading.Event()

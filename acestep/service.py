@@ -8,31 +8,32 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 
 import acestep
 from acestep import pipeline
-from acestep.checkpoints.locate import DEFAULT_MODEL, Checkpoints, fingerprint
-from acestep.errors import InvalidRequest, OutOfMemory, Unavailable, UnsoundResult
+from acestep.checkpoints.folder import fingerprint
+from acestep.checkpoints.locate import Checkpoints
+from acestep.config import AUTO, DEFAULT_MODEL, NO_LM, ServiceConfig
+from acestep.errors import AceStepError, InvalidRequest, OutOfMemory, Unavailable, UnsoundResult
 from acestep.library.latents import sample_hash
 from acestep.library.source import Source, read_source
 from acestep.library.track import Track
 from acestep.media import audio_checks
 from acestep.pipeline import Rendering
-from acestep.planner.backends import BackendName
 from acestep.progress import CancelToken, Progress, Reporter
-from acestep.request import Cover, MusicRequest, Plan, Preset, Repaint
+from acestep.request import MusicRequest, Plan, Preset
 from acestep.runtime import devices
-from acestep.runtime.store import Folders, ModelStore, Policy
+from acestep.runtime.store import Folders, ModelStore, Policy, StoreSettings
 from acestep.seeds import take_seed
-from acestep.tasks import postprocess
+from acestep.tasks import ROOMS
+from acestep.tasks.base import Task
 from acestep.types import Latents
 
 logger = logging.getLogger(__name__)
 
-AUTO = "auto"
 UNDERSTAND_SEED = 0  # any, but always the same
 OnProgress = Callable[[Progress], None]
 
@@ -41,89 +42,93 @@ class MusicService:
     """Turns requests into tracks. May be called from any thread: runs wait for each other.
 
     Attributes:
-        model: the name or path the service was loaded with.
+        config: what the service was loaded with.
         preset: what that checkpoint was made for; fills what a request leaves open.
     """
 
-    def __init__(self, model: str, preset: Preset, store: ModelStore) -> None:
-        self.model = model
+    def __init__(self, config: ServiceConfig, preset: Preset, store: ModelStore) -> None:
+        self.config = config
         self.preset = preset
-        self._store = store
         self._lock = threading.Lock()
-        folders = store.folders
+        self._store: ModelStore | None = store
+        self._settings = store.settings
         self._models = {
             part: {"name": folder.name, "fingerprint": fingerprint(folder)}
-            for part, folder in dataclasses.asdict(folders).items()
+            for part, folder in dataclasses.asdict(store.settings.folders).items()
             if folder is not None
         }
 
     @classmethod
     def load(
         cls,
-        model: str = DEFAULT_MODEL,
+        config: ServiceConfig | str | Path = DEFAULT_MODEL,
         *,
-        lm: str | None = AUTO,
-        backend: BackendName = "auto",
-        device: str = "auto",
         policy: Policy | None = None,
-        checkpoints: Path | None = None,
         on_progress: OnProgress | None = None,
+        **settings: Any,
     ) -> Self:
         """Find a checkpoint and read its networks.
 
         Args:
-            model: a published name, one of ours, or a folder.
-            lm: the 5Hz LM, by name or folder; `auto` takes the one that fits the model, if there
-                is one here, and None does without.
-            backend: the engine that runs the LM; auto chooses.
-            device: auto, cuda, cuda:N, mps or cpu.
+            config: how the service runs; or only the model, as a published name, one of ours, or a
+                folder, with `settings` as the other fields of a `ServiceConfig`.
             policy: keep every network on the device, or swap them in one at a time; None keeps
                 them when they fit.
-            checkpoints: the folder that holds the models; None is the default one.
 
         Raises:
+            InvalidRequest: a setting is unknown or cannot be.
             ModelMissing, CheckpointError, Unavailable
         """
-        places = Checkpoints(checkpoints)
-        folder = places.resolve(model, "dit")
+        if not isinstance(config, ServiceConfig):
+            config = ServiceConfig(model=str(config), **settings)
+        places = Checkpoints(config.checkpoints)
+        folder = places.resolve(config.model, "dit")
         companions = places.companions(folder)
-        if lm == AUTO:
-            planner = places.planner(folder)
-        else:
-            planner = None if lm is None else places.resolve(lm, "lm")
-        folders = Folders(folder, companions.vae, companions.text_encoder, planner)
-        where = devices.resolve_device(device)
-        store = ModelStore(
-            folders,
-            device=where,
-            dtype=devices.working_dtype(where),
-            policy=policy or devices.fitting_policy(where, folders),
-            report=Reporter(on_progress),
-            backend=backend,
+        folders = Folders(
+            folder, companions.vae, companions.text_encoder, _planner_folder(config, places, folder)
         )
-        return cls(str(model), places.preset(folder), store)
+        device = devices.resolve_device(config.device)
+        store = ModelStore(
+            StoreSettings(
+                folders,
+                device=device,
+                dtype=devices.working_dtype(device),
+                policy=policy or devices.fitting_policy(device, folders),
+                backend=config.backend,
+                planner_device=device
+                if config.lm_device == AUTO
+                else devices.resolve_device(config.lm_device),
+            ),
+            Reporter(on_progress),
+        )
+        return cls(config, places.preset(folder), store)
+
+    @property
+    def model(self) -> str:
+        """The name or path of the music model."""
+        return self.config.model
 
     @property
     def has_planner(self) -> bool:
         """Whether Think can be asked for."""
-        return self._store.has_planner
+        return self._settings.folders.lm is not None
 
     @property
     def planner_engine(self) -> str:
         """What plans the songs and on which engine, for the page; empty without a planner."""
-        return self._store.planner_engine
+        return self._networks().planner_engine
 
     @property
     def device_name(self) -> str:
-        return devices.describe(self._store.device)
+        return devices.describe(self._settings.device)
 
     def prepare(self) -> None:
         """Do now what the first song with Think would have to wait for; costs seconds, once.
 
         A planner that is read anew for every plan (swap) is not read for this.
         """
-        if self.has_planner and self._store.policy == "keep":
-            with self._lock, self._store.planner() as planner:
+        if self.has_planner and self._settings.policy == "keep":
+            with self._lock, self._networks().planner() as planner:
                 planner.prepare()
 
     def run(
@@ -141,18 +146,19 @@ class MusicService:
             UnsoundResult: silence, NaN or a wrong length, twice.
             Cancelled: `cancel` was set; nothing is kept.
         """
-        begun = request.begin(self.preset, has_planner=self.has_planner)
+        request.check(self.preset, has_planner=self.has_planner)
         report = Reporter(on_progress, cancel)
         with self._lock:
-            source = self._source(begun, report)
+            request = request.seeded()  # before a second try, which is to make the same song
+            source = self._source(request, report)
             try:
-                return self._render(begun, source, report)
+                return self._render(request, source, report)
             except UnsoundResult as error:
-                if self._store.is_float32:
+                if self._networks().is_float32:
                     raise
                 logger.warning("%s Trying once more in float32.", error)
-                self._store = self._store.in_float32(report)
-                return self._render(begun, source, report)
+                self._load_float32(error, report)
+                return self._render(request, source, report)
 
     def plan(
         self,
@@ -167,14 +173,20 @@ class MusicService:
                 request is for a repaint or a cover.
             OutOfMemory, UnsoundResult, Cancelled: as `run`.
         """
-        if not request.can_think:
+        song = request.to_plan(has_planner=True)
+        if song is None:
             raise InvalidRequest(
-                "task", "The 5Hz LM plans new songs only; repaints and covers follow their source."
+                "task", "The 5Hz LM plans new songs only, and only those that have no plan yet."
             )
-        asked = request.model_copy(update={"think": True, "plan": None})
-        begun = asked.begin(self.preset, has_planner=self.has_planner)
-        with self._lock, self._memory_explained("a shorter song"), self._store.planner() as planner:
-            return planner.plan(begun, self.preset.longest_plan, Reporter(on_progress, cancel))
+        song = song.model_copy(update={"think": True})
+        song.check(self.preset, has_planner=self.has_planner)
+        report = Reporter(on_progress, cancel)
+        with (
+            self._lock,
+            self._memory_explained("a shorter song"),
+            self._networks(report).planner() as planner,
+        ):
+            return planner.plan(song, self.preset.longest_plan, report)
 
     def understand(
         self,
@@ -194,24 +206,24 @@ class MusicService:
         """
         if not self.has_planner:
             raise Unavailable(
-                "Understanding a song needs a 5Hz LM. Choose one in Service Configuration "
-                "(or --lm)."
+                "Understanding a song needs a 5Hz LM, and none is loaded: choose one as 5Hz LM "
+                "Model Path (--lm)."
             )
         report = Reporter(on_progress, cancel)
         with self._lock, self._memory_explained("a shorter recording"):
             report("reading", 0, 1)
             song = self._read(source)
-            codes = pipeline.source_codes(song, self._store, report)
-            with self._store.planner() as planner:
+            codes = pipeline.source_codes(song, self._networks(report), report)
+            with self._networks(report).planner() as planner:
                 heard = planner.understand(codes[0].tolist(), report, UNDERSTAND_SEED).plan
         return heard.model_copy(update={"duration": song.seconds, "codes": ()})
 
     def _source(self, request: MusicRequest, report: Reporter) -> Source | None:
         """The song that the request changes."""
-        if not isinstance(request, Repaint | Cover):
+        if request.source_file is None:
             return None
         report("reading", 0, 1)
-        return self._read(request.source_audio)
+        return self._read(request.source_file)
 
     def _read(self, path: Path) -> Source:
         return read_source(path, self._models["vae"]["fingerprint"])
@@ -219,10 +231,32 @@ class MusicService:
     def _render(
         self, request: MusicRequest, source: Source | None, report: Reporter
     ) -> list[Track]:
+        task, networks = ROOMS[request.name], self._networks(report)
         with self._memory_explained("fewer takes or a shorter song"):
-            rendering = pipeline.generate(request, self.preset, self._store, report, source)
+            rendering = pipeline.generate(request, task, self.preset, networks, report, source)
         report("checking", 0, request.takes)
-        return [self._finish(rendering, take, source) for take in range(request.takes)]
+        return [self._finish(task, rendering, take, source) for take in range(request.takes)]
+
+    def _networks(self, report: Reporter | None = None) -> ModelStore:
+        """The loaded networks; read again if a second try has let them go."""
+        if self._store is None:
+            self._store = ModelStore(self._settings, report or Reporter())
+        return self._store
+
+    def _load_float32(self, unsound: UnsoundResult, report: Reporter) -> None:
+        """The same networks in the safest dtype; the old ones are let go first.
+
+        Raises:
+            AceStepError: they cannot be had; the next run begins with the usual ones again.
+        """
+        self._networks().close()
+        self._store = None
+        try:
+            with self._memory_explained("a smaller model"):
+                self._store = ModelStore(self._settings.in_float32(), report)
+        except AceStepError as error:
+            error.add_note(str(unsound))
+            raise
 
     @contextmanager
     def _memory_explained(self, less: str) -> Iterator[None]:
@@ -233,27 +267,28 @@ class MusicService:
             if not devices.is_out_of_memory(error):
                 raise
             raise OutOfMemory(
-                f"Out of memory on {self.device_name}. Ask for {less}"
-                + (", or load with policy='swap'." if self._store.policy == "keep" else ".")
+                f"Out of memory on {self.device_name}. Ask for {less}" + "."
             ) from error
 
-    def _finish(self, rendering: Rendering, take: int, source: Source | None) -> Track:
+    def _finish(
+        self, task: Task[Any], rendering: Rendering, take: int, source: Source | None
+    ) -> Track:
         """Check what is new, bring it to level, join it to the source: one finished take."""
-        request, canvas = rendering.request, rendering.canvas
-        assert request.seed is not None
+        resolved, timeline = rendering.request, rendering.timeline
+        request = resolved.asked
         started = time.perf_counter()
         decoded = rendering.waveform[take]
-        new = canvas.new_sound(decoded)
-        if problem := audio_checks.examine(new, canvas.new_samples).problem():
+        new = timeline.new_sound(decoded)
+        if problem := audio_checks.examine(new, timeline.new_samples).problem():
             raise UnsoundResult(problem)
-        waveform, report = postprocess.finish(request, decoded, canvas, source)
+        waveform, report = task.finish(resolved, decoded, timeline, source)
         seconds = {**rendering.seconds, "checking": time.perf_counter() - started}
-        examined = audio_checks.examine(waveform, canvas.samples)
+        examined = audio_checks.examine(waveform, timeline.samples)
         return Track(
             waveform=waveform,
             request=request,
             take=take,
-            seed=take_seed(request.seed, take),
+            seed=take_seed(resolved.seed, take),
             seconds=seconds,
             health=examined,
             warnings=request.warnings(),
@@ -263,13 +298,14 @@ class MusicService:
                 "request": request.model_dump(mode="json"),
                 "take": take,
                 "models": self._models,
+                "service": self.config.recorded(),
                 "versions": {
                     "acestep": acestep.__version__,
                     "torch": torch.__version__,
                     "python": platform.python_version(),
                 },
                 "device": self.device_name,
-                "dtype": str(self._store.dtype).removeprefix("torch."),
+                "dtype": str(self._networks().settings.dtype).removeprefix("torch."),
                 "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
                 "sha256": sample_hash(waveform),
                 "health": examined.to_dict(),
@@ -281,7 +317,14 @@ class MusicService:
 
 def _kept_latents(rendering: Rendering, take: int) -> Latents | None:
     """What to keep of a take for edits to come: frames that begin with its first sample."""
-    canvas = rendering.canvas
-    if canvas.offset:
+    timeline = rendering.timeline
+    if timeline.offset:
         return None
-    return rendering.latents[take : take + 1, : canvas.song_frames].clone()
+    return rendering.latents[take : take + 1, : timeline.song_frames].clone()
+
+
+def _planner_folder(config: ServiceConfig, places: Checkpoints, model: Path) -> Path | None:
+    """The 5Hz LM that plans for a model; None where there is none, or none is wanted."""
+    if config.lm == NO_LM:
+        return None
+    return places.planner(model) if config.lm == AUTO else places.resolve(config.lm, "lm")

@@ -90,7 +90,8 @@ class FakeService:
         on_progress: OnProgress | None = None,
         cancel: CancelToken | None = None,
     ) -> list[Track]:
-        request = request.resolve(self.preset, has_planner=self.has_planner)
+        request.check(self.preset, has_planner=self.has_planner)
+        request = request.resolve(self.preset).asked
         self.requests.append(request)
         self.before(request)
         report = Reporter(on_progress, cancel)
@@ -201,9 +202,9 @@ def hum(seconds: float, seed: int) -> torch.Tensor:
 
 def _edited(request: MusicRequest) -> tuple[float, EditReport | None]:
     """How long the track is, and what is said about an edit."""
-    source = getattr(request, "source_audio", None)
+    source = request.source_file
     if source is None:
-        return request.duration or 0.0, None
+        return getattr(request, "duration", 10.0), None
     seconds = soundfile.info(source).duration
     regions_of = getattr(request, "regions_of", None)
     if regions_of is None:

@@ -5,12 +5,19 @@ import sys
 
 import pytest
 
-HEAVY = {"torch", "gradio", "transformers", "huggingface_hub", "numpy", "diffusers", "rich"}
+HEAVY = {
+    "torch", "torch._dynamo", "sympy", "gradio", "transformers", "xgrammar", "huggingface_hub",
+    "numpy", "diffusers", "rich",
+}  # fmt: skip
+COMPILER = {"torch._dynamo", "sympy"}  # PyTorch's, and what it calculates with
+THINKING = {"xgrammar", "transformers"}
 MAIN = "from acestep.cli import main; main()"
-# Last on stdout, whatever ended the program: processor seconds, and the modules it imported.
+# Last on stdout, whatever ended the program: processor seconds, and the modules it imported. A
+# statement may set `start` to count from there.
 REPORT = """
 import atexit, sys, time
-atexit.register(lambda: print(time.process_time(), *sys.modules))
+start = 0.0
+atexit.register(lambda: print(time.process_time() - start, *sys.modules))
 """
 
 
@@ -63,3 +70,27 @@ def test_importing_the_package_costs_next_to_nothing() -> None:
 
 def test_a_request_needs_no_torch() -> None:
     assert measure("import acestep; acestep.Text2Music(caption='x')")[1] == set()
+
+
+LOAD = """
+import torch
+from acestep import MusicService, Text2Music
+start = time.process_time()
+service = MusicService.load(device="cpu")
+"""
+SONG = LOAD + "service.run(Text2Music(caption='x', duration=10, steps=1, think={think}))"
+
+
+def test_loading_imports_neither_a_compiler_nor_what_only_thinking_needs() -> None:
+    assert measure(LOAD)[1] == {"torch", "numpy"}
+
+
+def test_the_nano_models_are_loaded_within_one_processor_second() -> None:
+    assert quickest(1.0, LOAD) < 1.0
+
+
+@pytest.mark.parametrize(("think", "needed"), [(False, set()), (True, THINKING)])
+def test_a_song_imports_no_compiler_and_the_planners_grammar_only_to_think(
+    think: bool, needed: set[str]
+) -> None:
+    assert measure(SONG.format(think=think))[1] & (COMPILER | THINKING) == needed

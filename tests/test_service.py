@@ -24,7 +24,7 @@ from acestep.planner.backends.pt import PtBackend
 from acestep.planner.planner import Planner
 from acestep.progress import CancelToken, Progress, Reporter
 from acestep.request import Plan, Text2Music, parse_request
-from acestep.runtime.store import Folders, ModelStore
+from acestep.runtime.store import Folders, ModelStore, StoreSettings
 from acestep.service import MusicService
 
 TURBO, BASE = "acestep-v15-nano-turbo", "acestep-v15-nano-base"
@@ -44,6 +44,11 @@ def request(**fields: object) -> Text2Music:
     asked = parse_request({"caption": "lo-fi", "duration": 10, "seed": 3, "steps": 2, **fields})
     assert isinstance(asked, Text2Music)
     return asked
+
+
+def asked(track: Track) -> Text2Music:
+    assert isinstance(track.request, Text2Music)
+    return track.request
 
 
 def same(first: Track, second: Track) -> bool:
@@ -212,10 +217,8 @@ def altered(tiny_models: Path, folder: Path, scale: float) -> Folders:
 
 
 def service(folders: Folders, turbo: MusicService, dtype: torch.dtype) -> MusicService:
-    store = ModelStore(
-        folders, device=torch.device("cpu"), dtype=dtype, policy="keep", report=Reporter()
-    )
-    return MusicService(TURBO, turbo.preset, store)
+    settings = StoreSettings(folders, device=torch.device("cpu"), dtype=dtype, policy="keep")
+    return MusicService(turbo.config, turbo.preset, ModelStore(settings, Reporter()))
 
 
 @pytest.mark.parametrize(("scale", "sentence"), [(0.0, "silent"), (float("nan"), "not numbers")])
@@ -246,19 +249,20 @@ def test_thinking_plans_the_song_and_keeps_what_the_user_chose(thinker: MusicSer
     chosen = {"bpm": 96, "key_scale": "E minor", "duration": 12.0}
     track = thinker.run(request(**chosen), on_progress=seen.append)[0]
     assert thinker.has_planner and seen[0].stage == "planning"
-    plan = track.request.plan
+    plan = asked(track).plan
     assert plan is not None and len(plan.codes[0]) == 60 and track.duration == 12
     assert {name: getattr(track.request, name) for name in chosen} == chosen
     assert plan.caption and track.recipe["models"]["lm"]["name"] == "acestep-5Hz-lm-nano"
     again = thinker.run(request(**chosen))[0]
-    assert again.request.plan == plan and same(track, again)
+    assert asked(again).plan == plan and same(track, again)
     assert not same(track, thinker.run(request(think=False, **chosen))[0])
 
 
 def test_a_length_between_two_codes_is_kept_to_the_sample(thinker: MusicService) -> None:
     track = thinker.run(request(duration=10.1))[0]
     assert track.waveform.shape[-1] == 484_800
-    assert track.request.plan is not None and len(track.request.plan.codes[0]) == 51
+    plan = asked(track).plan
+    assert plan is not None and len(plan.codes[0]) == 51
 
 
 def test_an_edited_plan_is_what_the_dit_gets(thinker: MusicService, turbo: MusicService) -> None:
@@ -268,7 +272,7 @@ def test_an_edited_plan_is_what_the_dit_gets(thinker: MusicService, turbo: Music
     assert same(planned, turbo.run(request(plan=plan.model_dump(), think=True))[0])
     edited = plan.model_copy(update={"codes": (plan.codes[0][::-1],)})
     track = thinker.run(request(plan=edited.model_dump()))[0]
-    assert track.request.plan == edited and not same(track, planned)
+    assert asked(track).plan == edited and not same(track, planned)
     renamed = plan.model_copy(update={"caption": "a loud fanfare"})
     assert not same(planned, thinker.run(request(plan=renamed.model_dump()))[0])
 
@@ -294,14 +298,14 @@ def test_a_planner_of_another_codebook_is_refused(tiny_models: Path, tmp_path: P
 def test_the_planner_runs_in_its_engines_dtype_and_the_retry_in_float32(
     thinker: MusicService,
 ) -> None:
-    store = ModelStore(
-        thinker._store.folders,
+    settings = StoreSettings(
+        thinker._networks().settings.folders,
         device=torch.device("cpu"),
         dtype=torch.float32,
         policy="swap",
-        report=Reporter(),
         planner_dtype=torch.bfloat16,
     )
+    store = ModelStore(settings, Reporter())
 
     def planner_dtype(store: ModelStore) -> torch.dtype:
         with store.planner() as planner:
@@ -309,7 +313,7 @@ def test_the_planner_runs_in_its_engines_dtype_and_the_retry_in_float32(
             return planner.backend._decoder.dtype
 
     assert planner_dtype(store) == torch.bfloat16 and not store.is_float32
-    safe = store.in_float32(Reporter())
+    safe = ModelStore(settings.in_float32(), Reporter())
     assert planner_dtype(safe) == torch.float32 and safe.is_float32
 
 

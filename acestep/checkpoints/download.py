@@ -1,9 +1,9 @@
-"""Fetching models from the Hugging Face Hub: what would come, then getting it, then checking it.
+"""Downloads: what would come, then getting it, then checking it.
 
-The one module that uses the network, and only when a download was asked for. Files come from a
-pinned commit, go into an ordinary folder under the checkpoints' root, and are taken only when their
-hash is the published one. An interrupted file stays as `NAME.part` and is continued: the hub
-client's own download starts again from nothing (huggingface_hub 2.4).
+Files come from a pinned commit, go into an ordinary folder under the checkpoints' root, and are
+taken only when their hash is the published one. An interrupted file stays as `NAME.part` and is
+continued by the next download, also in another process; the hub client's own (huggingface_hub 2.4)
+would start again from nothing there.
 """
 
 import errno
@@ -14,63 +14,21 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
-from acestep.checkpoints import locate
-from acestep.checkpoints.locate import Checkpoints, Entry, FileRecord, Kind, Manifest
+from acestep.checkpoints.catalogue import Entry
+from acestep.checkpoints.files import REQUIRED, SILENCE_FILE, STEMS, Kind, size_text
+from acestep.checkpoints.folder import problems
+from acestep.checkpoints.hub import Hub, HuggingFace, RemoteFile, Unreachable
+from acestep.checkpoints.locate import Checkpoints
+from acestep.checkpoints.manifest import MANIFEST_FILE, FileRecord, Manifest
 from acestep.errors import CheckpointError, DownloadError, ModelMissing
 
 # Weights, configurations and tokenizers. Never code; the one pickle is read with weights_only.
-WANTED = re.compile(r"[\w.-]+\.(safetensors|json|txt|jinja)|silence_latent\.pt", re.ASCII)
-CHUNK_BYTES = 1024**2
-TIMEOUT_SECONDS = 30.0
+WANTED = re.compile(rf"[\w.-]+\.(safetensors|json|txt|jinja)|{re.escape(SILENCE_FILE)}", re.ASCII)
+CHUNK_BYTES = 1024**2  # read from disk at once
 RETRIES = 5  # in a row without a byte arriving
-REQUIRED = {  # said when the hub cannot be asked
-    "dit": "config.json, model.safetensors (or its parts and their index) and silence_latent.pt",
-    "vae": "config.json and diffusion_pytorch_model.safetensors",
-    "text_encoder": "config.json, model.safetensors and the tokenizer's files",
-    "lm": "config.json, model.safetensors (or its parts and their index) and the tokenizer's files",
-}
-
-
-@dataclass(frozen=True)
-class RemoteFile:
-    """A file of a repository. `sha256` is known of large files, the git hash of all."""
-
-    path: str
-    size: int
-    sha256: str | None
-    git_sha1: str | None
-
-
-@dataclass(frozen=True)
-class Listing:
-    """A repository's files at one commit."""
-
-    commit: str
-    files: tuple[RemoteFile, ...]
-
-
-class Unreachable(Exception):
-    """The hub does not answer, or no longer. Trying again may help."""
-
-
-class Hub(Protocol):
-    """What a download needs from a hub: raises Unreachable, and DownloadError for what a
-    repetition cannot cure."""
-
-    def listing(self, repo: str, revision: str) -> Listing: ...
-
-    def cached(self, repo: str, commit: str, path: str) -> Path | None:
-        """The file, when another program has fetched that commit of it already."""
-        ...
-
-    def chunks(self, repo: str, commit: str, path: str, start: int) -> Iterator[bytes]:
-        """The file's bytes from `start` on."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -143,11 +101,19 @@ class DownloadPlan:
 
 @dataclass(frozen=True)
 class DownloadProgress:
-    """`done` of `total` bytes of the whole plan; `file` is the one being fetched or checked."""
+    """`done` of `total` bytes of the whole plan are here and checked.
+
+    Attributes:
+        file: the one being fetched or checked.
+        fetched: bytes that this download has brought; those that were here are not among them.
+        missing: bytes that it has yet to bring.
+    """
 
     file: str
     done: int
     total: int
+    fetched: int = 0
+    missing: int = 0
 
 
 def plan(name: str, places: Checkpoints, hub: Hub | None = None) -> DownloadPlan:
@@ -159,14 +125,24 @@ def plan(name: str, places: Checkpoints, hub: Hub | None = None) -> DownloadPlan
             sentence says which files to put where by hand.
     """
     hub = hub or HuggingFace()
+    models = tuple(_plan_model(n, places, hub) for n in to_download(name, places))
+    return DownloadPlan(name, places.root / name, models, _free_bytes(places.root))
+
+
+def to_download(name: str, places: Checkpoints) -> list[str]:
+    """`name` and the companions it lacks.
+
+    Raises:
+        ModelMissing: nobody knows that name.
+        DownloadError: the model ships with the program.
+    """
     entry = places.catalogue.models.get(name)
     if entry is None:
         raise ModelMissing(places.missing(name))
     if entry.repo is None:
         raise DownloadError(f"{name} ships with the program: there is nothing to download.")
-    lacking = [n for n in places.catalogue.with_companions(name)[1:] if not _usable(places, n)]
-    models = tuple(_plan_model(n, places, hub) for n in (name, *lacking))
-    return DownloadPlan(name, places.root / name, models, _free_bytes(places.root))
+    companions = places.catalogue.with_companions(name)[1:]
+    return [name, *(n for n in companions if not _usable(places, n))]
 
 
 def download(
@@ -182,7 +158,8 @@ def download(
     the next download of the same model goes on from there.
 
     Args:
-        on_progress: called about once per MiB.
+        on_progress: called with every piece that arrives or is checked, and before a lost
+            connection is tried again.
         retry_seconds: pause before a lost connection is tried again.
 
     Returns:
@@ -194,8 +171,8 @@ def download(
     """
     if plan.missing > plan.free:
         raise DownloadError(
-            f"There is not enough room in {plan.folder.parent}: {_gb(plan.missing)} are needed, "
-            f"{_gb(plan.free)} are free."
+            f"There is not enough room in {plan.folder.parent}: {size_text(plan.missing)} are "
+            f"needed, {size_text(plan.free)} are free."
         )
     meter = _Meter(plan, on_progress)
     fetch = _Fetch(hub or HuggingFace(), meter, retry_seconds)
@@ -228,7 +205,7 @@ def verify(
     expected = dict(entry.sha256) if entry else {}
     if manifest is not None:
         expected = {name: record.sha256 for name, record in manifest.files.items()}
-    found = locate.problems(folder, places.kind(folder))
+    found = problems(folder, places.kind(folder))
     sizes = {n: (folder / n).stat().st_size for n in expected if (folder / n).is_file()}
     total, done = sum(sizes.values()), 0
     for name, digest in expected.items():
@@ -247,61 +224,6 @@ def verify(
     return found
 
 
-class HuggingFace:
-    """The Hugging Face Hub, with the user's own settings: its client reads HF_TOKEN and others."""
-
-    def __init__(self, endpoint: str | None = None, cache: Path | None = None) -> None:
-        self._endpoint = endpoint
-        self._cache = cache
-
-    def listing(self, repo: str, revision: str) -> Listing:
-        from huggingface_hub import HfApi
-
-        with _explained(repo):
-            info = HfApi(endpoint=self._endpoint).model_info(
-                repo, revision=revision, files_metadata=True, timeout=TIMEOUT_SECONDS
-            )
-        files = (
-            RemoteFile(
-                path=sibling.rfilename,
-                size=sibling.size or 0,
-                sha256=sibling.lfs.sha256 if sibling.lfs else None,
-                git_sha1=None if sibling.lfs else sibling.blob_id,
-            )
-            for sibling in info.siblings or ()
-        )
-        return Listing(commit=info.sha or revision, files=tuple(files))
-
-    def cached(self, repo: str, commit: str, path: str) -> Path | None:
-        from huggingface_hub import try_to_load_from_cache
-
-        hit = try_to_load_from_cache(repo, path, cache_dir=self._cache, revision=commit)
-        return Path(hit) if isinstance(hit, str) else None
-
-    def chunks(self, repo: str, commit: str, path: str, start: int) -> Iterator[bytes]:
-        from huggingface_hub import get_session, hf_hub_url
-        from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
-
-        url = hf_hub_url(repo, path, revision=commit, endpoint=self._endpoint)
-        # Compressed on the way, neither the offset nor the count of bytes would be the file's.
-        headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
-        if start:
-            headers["Range"] = f"bytes={start}-"
-        session = get_session()
-        with (
-            _explained(repo),
-            session.stream("GET", url, headers=headers, timeout=TIMEOUT_SECONDS) as response,
-        ):
-            hf_raise_for_status(response)
-            # A server may ignore the range and send the file from its beginning.
-            skip = start if response.status_code == 200 else 0
-            for chunk in response.iter_bytes(CHUNK_BYTES):
-                rest = chunk[skip:]
-                skip -= len(chunk) - len(rest)
-                if rest:
-                    yield rest
-
-
 class _Meter:
     """Counts the bytes of a plan that are fetched and checked."""
 
@@ -310,12 +232,30 @@ class _Meter:
     ) -> None:
         self.total = plan.size
         self.done = 0
+        self._fetched = 0
+        self._unread = plan.present  # bytes that are here, of files whose turn has not come
         self._on_progress = on_progress
 
-    def advance(self, file: str, count: int) -> None:
+    def begin(self, file: PlannedFile) -> None:
+        self._unread -= file.present
+
+    def checked(self, file: PlannedFile, count: int) -> None:
         self.done += count
+        self.report(file)
+
+    def fetched(self, file: PlannedFile, count: int) -> None:
+        self._fetched += count
+        self.checked(file, count)
+
+    def thrown_away(self, count: int) -> None:
+        self.done -= count
+
+    def report(self, file: PlannedFile) -> None:
         if self._on_progress is not None:
-            self._on_progress(DownloadProgress(file, self.done, self.total))
+            missing = max(0, self.total - self.done - self._unread)
+            name = file.target.name
+            progress = DownloadProgress(name, self.done, self.total, self._fetched, missing)
+            self._on_progress(progress)
 
 
 class _Hasher:
@@ -355,6 +295,7 @@ class _Fetch:
         self._retry_seconds = retry_seconds
 
     def __call__(self, model: PlannedModel, file: PlannedFile) -> FileRecord:
+        self._meter.begin(file)
         if file.target.is_file():
             hasher = self._hash(file, file.target)
             if hasher.matches:
@@ -379,7 +320,8 @@ class _Fetch:
         hasher = _Hasher(file.remote)
         if path.is_file():
             for chunk in _read(path):
-                self._count(file, hasher, chunk)
+                hasher.update(chunk)
+                self._meter.checked(file, len(chunk))
         return hasher
 
     def _complete(self, model: PlannedModel, file: PlannedFile, hasher: _Hasher) -> None:
@@ -395,10 +337,11 @@ class _Fetch:
             failures = failures + 1 if hasher.count == before else 0
             if failures > RETRIES:
                 raise DownloadError(
-                    f"Stopped at {_gb(self._meter.done)} of {_gb(self._meter.total)}: the "
-                    f"connection was lost ({why}). Run the download again to go on from there."
+                    f"Stopped at {size_text(self._meter.done)} of {size_text(self._meter.total)}: "
+                    f"the connection was lost ({why}). Run the download again to go on from there."
                 )
             if hasher.count < file.remote.size:
+                self._meter.report(file)
                 time.sleep(self._retry_seconds)
 
     def _append(self, model: PlannedModel, file: PlannedFile, hasher: _Hasher) -> None:
@@ -409,17 +352,14 @@ class _Fetch:
         with file.part.open("ab") as part:
             for chunk in chunks:
                 part.write(chunk)
-                self._count(file, hasher, chunk)
+                hasher.update(chunk)
+                self._meter.fetched(file, len(chunk))
             part.flush()
             os.fsync(part.fileno())
 
-    def _count(self, file: PlannedFile, hasher: _Hasher, chunk: bytes) -> None:
-        hasher.update(chunk)
-        self._meter.advance(file.target.name, len(chunk))
-
     def _forget(self, hasher: _Hasher, path: Path) -> None:
         path.unlink(missing_ok=True)
-        self._meter.done -= hasher.count
+        self._meter.thrown_away(hasher.count)
 
 
 def _plan_model(name: str, places: Checkpoints, hub: Hub) -> PlannedModel:
@@ -455,9 +395,11 @@ def _plan_model(name: str, places: Checkpoints, hub: Hub) -> PlannedModel:
 
 def _by_hand(name: str, entry: Entry, folder: Path, error: Unreachable) -> str:
     source = "/".join(part for part in (entry.repo, entry.subfolder) if part)
+    weights = f"{STEMS[entry.kind]}.safetensors (or its parts and their index)"
+    files = f"{', '.join(REQUIRED[entry.kind])} and {weights}"
     return (
-        f"The Hugging Face Hub cannot be reached ({error}). Put {REQUIRED[entry.kind]} of {source} "
-        f"(commit {entry.revision}) into {folder}, or run `acestep models download {name}` on a "
+        f"The Hugging Face Hub cannot be reached ({error}). Put {files} of {source} (commit "
+        f"{entry.revision}) into {folder}, or run `acestep models download {name}` on a "
         f"connected computer and copy the folder."
     )
 
@@ -478,7 +420,7 @@ def _usable(places: Checkpoints, name: str) -> bool:
 
 
 def _write_manifest(model: PlannedModel, records: dict[str, FileRecord]) -> None:
-    if wrong := locate.problems(model.folder, model.kind):
+    if wrong := problems(model.folder, model.kind):
         raise DownloadError(f"{model.folder} arrived, but cannot be used: {wrong[0]}")
     manifest = Manifest(
         name=model.name,
@@ -487,7 +429,7 @@ def _write_manifest(model: PlannedModel, records: dict[str, FileRecord]) -> None
         commit=model.commit,
         files=records,
     )
-    path = model.folder / locate.MANIFEST_FILE
+    path = model.folder / MANIFEST_FILE
     temporary = path.with_name(path.name + ".part")
     temporary.write_text(json.dumps(manifest.model_dump(), indent=1) + "\n", encoding="utf-8")
     temporary.replace(path)
@@ -510,39 +452,7 @@ def _free_bytes(folder: Path) -> int:
 def _disk_error(error: OSError, folder: Path, meter: _Meter) -> DownloadError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DownloadError(
-            f"Stopped at {_gb(meter.done)}: no space left in {folder} "
-            f"(needs {_gb(meter.total - meter.done)} more)."
+            f"Stopped at {size_text(meter.done)}: no space left in {folder} "
+            f"(needs {size_text(meter.total - meter.done)} more)."
         )
     return DownloadError(f"{folder} cannot be written ({error.strerror or error}).")
-
-
-@contextmanager
-def _explained(repo: str) -> Iterator[None]:
-    """Turn the hub client's many errors into ours."""
-    from huggingface_hub import errors
-
-    # What the client's own HTTP library raises: httpx or httpx2, depending on its version.
-    transport_error = next(b for b in errors.HfHubHTTPError.__bases__ if issubclass(b, Exception))
-    try:
-        yield
-    except errors.GatedRepoError:
-        raise DownloadError(
-            f"{repo} asks you to accept its terms: do so on https://huggingface.co/{repo}, put a "
-            "token of your account into HF_TOKEN, and try again."
-        ) from None
-    except (errors.RepositoryNotFoundError, errors.EntryNotFoundError):
-        raise DownloadError(f"{repo} is not on the hub, or is not open to you.") from None
-    except errors.RevisionNotFoundError:
-        raise DownloadError(
-            f"{repo} no longer has the commit that this program asks for."
-        ) from None
-    except errors.HfHubHTTPError as error:
-        raise Unreachable(f"the hub answered {error.response.status_code}") from error
-    except errors.OfflineModeIsEnabled:
-        raise Unreachable("HF_HUB_OFFLINE is set") from None
-    except (transport_error, OSError) as error:
-        raise Unreachable(str(error) or type(error).__name__) from error
-
-
-def _gb(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

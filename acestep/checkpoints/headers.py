@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from acestep.checkpoints.files import PICKLE_SUFFIXES, SILENCE_FILE
 from acestep.errors import CheckpointError
 
 FLOATS = {"F32": 4, "F16": 2, "BF16": 2}  # bytes per number
@@ -49,7 +50,7 @@ def stored_tensors(folder: Path, stem: str) -> dict[str, Stored]:
         return _header(single)
     if index.exists():
         return _sharded(index)
-    if other := _pickled(folder):
+    if other := pickled(folder):
         raise CheckpointError(
             f"{folder} has no {single.name}, only {other.name}, a pickle file, which could run "
             "code and is never opened."
@@ -65,10 +66,10 @@ def weight_files(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def _pickled(folder: Path) -> Path | None:
-    kinds = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-    found = (path for path in folder.glob("*") if path.suffix in kinds)
-    return next((path for path in sorted(found) if path.stem != "silence_latent"), None)
+def pickled(folder: Path) -> Path | None:
+    """The first file of a folder that a pickle's name promises weights in."""
+    found = (path for path in folder.glob("*") if path.suffix in PICKLE_SUFFIXES)
+    return next((path for path in sorted(found) if path.name != SILENCE_FILE), None)
 
 
 def _sharded(index: Path) -> dict[str, Stored]:

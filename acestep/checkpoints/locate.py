@@ -1,174 +1,28 @@
-"""Where weights live: the models known by name, the folders they are in, and what is missing.
+"""Where weights lie on this computer: a model's folder by its name, and what it runs with.
 
 Reads configurations and safetensors headers, never weights; imports neither torch nor the hub's
-client until it must; never touches the network (`acestep.checkpoints.download` does).
+client until it must; never touches the network (`acestep.checkpoints.hub` does).
 """
 
-import difflib
-import hashlib
-import json
-import re
 import sys
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from acestep.checkpoints.headers import MAX_HEADER, stored_tensors, weight_files
+from acestep.checkpoints.catalogue import Catalogue, Entry
+from acestep.checkpoints.files import CONFIG_FILE, KIND_NAMES, Kind, size_text
+from acestep.checkpoints.folder import problems, read_config
 from acestep.errors import CheckpointError, ModelMissing
 from acestep.request import Preset
 
-Kind = Literal["dit", "lm", "vae", "text_encoder"]
 State = Literal["ready", "incomplete", "missing"]
 
-DEFAULT_MODEL = "acestep-v15-nano-turbo"
-CONFIG_FILE = "config.json"
-SILENCE_FILE = "silence_latent.pt"
-MANIFEST_FILE = ".acestep.json"
-COMMIT = re.compile(r"[0-9a-f]{40}")
-KIND_NAMES: Mapping[Kind, str] = {
-    "dit": "music model",
-    "lm": "5Hz language model",
-    "vae": "VAE",
-    "text_encoder": "text encoder",
-}
-STEMS: Mapping[Kind, str] = {
-    "dit": "model",
-    "lm": "model",
-    "vae": "diffusion_pytorch_model",
-    "text_encoder": "model",
-}
 # Sub-folders in which a checkpoint may bring its own companions.
 OWN_FOLDERS: Mapping[str, tuple[str, ...]] = {
     "vae": ("vae",),
     "text_encoder": ("text_encoder", "Qwen3-Embedding-0.6B"),
 }
-PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-FINGERPRINT_BLOCKS = 64
-FINGERPRINT_BLOCK_BYTES = 4096
-
-
-class Entry(BaseModel):
-    """One row of `configs/models.toml`, where the fields are explained."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: Kind
-    license: str
-    description: str
-    repo: str | None = None
-    subfolder: str = ""
-    revision: str | None = None
-    size: int | None = Field(None, gt=0)
-    sha256: dict[str, str] = {}
-    preset: str | None = None
-    vae: str | None = None
-    text_encoder: str | None = None
-
-    @model_validator(mode="after")
-    def _complete(self) -> Self:
-        if (self.kind == "dit") != bool(self.preset and self.vae and self.text_encoder):
-            raise ValueError("preset, vae and text_encoder belong to a dit, and only there")
-        if bool(self.repo) != bool(self.revision and self.size):
-            raise ValueError("a repo needs revision and size; what ships has neither")
-        return self
-
-    @property
-    def ships(self) -> bool:
-        """It comes with the program instead of from the hub."""
-        return self.repo is None
-
-
-class Catalogue(BaseModel):
-    """Every model known by name, and the presets they use."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    models: dict[str, Entry]
-    presets: dict[str, Preset]
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        for name, entry in self.models.items():
-            if entry.preset is not None and entry.preset not in self.presets:
-                raise ValueError(f"{name} names the preset '{entry.preset}', which is not there")
-            for kind in ("vae", "text_encoder"):
-                companion = getattr(entry, kind)
-                if companion and getattr(self.models.get(companion), "kind", None) != kind:
-                    raise ValueError(f"{name} names '{companion}', which is no {kind}")
-        return self
-
-    @classmethod
-    def read(cls, folder: Path | None = None) -> Self:
-        """The tables in `folder`, or the program's own.
-
-        Raises:
-            CheckpointError: a table is missing or says something that cannot be.
-        """
-        folder = folder or configs_folder()
-        presets = _read_toml(folder / "presets.toml")
-        tables = {
-            "models": _read_toml(folder / "models.toml"),
-            "presets": {name: {"name": name, **values} for name, values in presets.items()},
-        }
-        try:
-            return cls.model_validate(tables)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            place = ".".join(str(part) for part in first["loc"])
-            raise CheckpointError(f"{folder}, {place or 'models'}: {first['msg']}.") from None
-
-    def with_companions(self, name: str) -> tuple[str, ...]:
-        """`name` and what it cannot run without."""
-        entry = self.models[name]
-        return tuple(n for n in (name, entry.vae, entry.text_encoder) if n is not None)
-
-    def nearest(self, name: str) -> list[str]:
-        """Known names that `name` may be a misspelling of, the likeliest first."""
-        lower = {known.lower(): known for known in self.models}
-        return [lower[n] for n in difflib.get_close_matches(name.lower(), lower, n=3)]
-
-
-class FileRecord(BaseModel):
-    """Size and hash of one file as it arrived."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    size: int
-    sha256: str
-
-
-class Manifest(BaseModel):
-    """What a download left in a folder: where its files came from and what they hash to."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    repo: str
-    subfolder: str
-    commit: str
-    files: dict[str, FileRecord]
-
-    @classmethod
-    def read(cls, folder: Path) -> Self | None:
-        """The manifest in `folder`; None when its files came another way.
-
-        Raises:
-            CheckpointError: there is one, and it cannot be read.
-        """
-        path = folder / MANIFEST_FILE
-        if not path.is_file():
-            return None
-        try:
-            manifest = cls.model_validate_json(path.read_bytes())
-        except (ValidationError, OSError):
-            raise CheckpointError(f"{path} is damaged: delete it and download again.") from None
-        if any(Path(name).name != name for name in manifest.files):
-            raise CheckpointError(f"{path} names files outside its folder.")
-        return manifest
 
 
 @dataclass(frozen=True)
@@ -246,15 +100,16 @@ class Checkpoints:
         return folder
 
     def find(self, name_or_path: str | Path) -> Path | None:
-        """The folder of a model, complete or not; None when there is none."""
-        path = Path(name_or_path).expanduser()
-        if (path / CONFIG_FILE).is_file() or _is_path(name_or_path):
-            return path.resolve() if path.is_dir() else None
-        name = str(name_or_path)
-        for place in (self.root, self._shipped):
-            if (place / name).is_dir():
-                return (place / name).resolve()
-        return self._in_cache(name)
+        """The folder of a model, complete or not; None when there is none.
+
+        Raises:
+            CheckpointError: the place cannot be looked at.
+        """
+        try:
+            return self._find(name_or_path)
+        except (OSError, RuntimeError) as error:  # no permission, too long, no such user's home
+            why = getattr(error, "strerror", None) or error
+            raise CheckpointError(f"The model's folder cannot be looked at ({why}).") from error
 
     def companions(self, model: str | Path) -> Companions:
         """The VAE and text encoder of a DiT: in its folder, beside it, or the catalogue's.
@@ -294,7 +149,7 @@ class Checkpoints:
         folder = self.resolve(model, "dit")
         entry = self.entry(folder)
         named = self.catalogue.presets[entry.preset] if entry and entry.preset else None
-        is_turbo = _config(folder).get("is_turbo", named is not None and named.is_turbo)
+        is_turbo = read_config(folder).get("is_turbo", named is not None and named.is_turbo)
         if named is not None and named.is_turbo == is_turbo:
             return named
         return self.catalogue.presets["turbo" if is_turbo else "base"]
@@ -328,7 +183,7 @@ class Checkpoints:
         """Why a model cannot be found, and what to do: one or two sentences."""
         name = str(name_or_path)
         entry = self.catalogue.models.get(name)
-        if entry is None and _is_path(name_or_path):
+        if entry is None and is_path(name_or_path):
             return f"There is no folder {Path(name_or_path).expanduser()}."
         if entry is None:
             near = self.catalogue.nearest(name)
@@ -340,9 +195,19 @@ class Checkpoints:
                 "Install the program again."
             )
         return (
-            f"{name} is not on this computer ({entry.size / 1e9:.1f} GB): there is no folder "
+            f"{name} is not on this computer ({size_text(entry.size)}): there is no folder "
             f"{self.root / name}. Run `acestep models download {name}`."
         )
+
+    def _find(self, name_or_path: str | Path) -> Path | None:
+        path = Path(name_or_path).expanduser()
+        if (path / CONFIG_FILE).is_file() or is_path(name_or_path):
+            return path.resolve() if path.is_dir() else None
+        name = str(name_or_path)
+        for place in (self.root, self._shipped):
+            if (place / name).is_dir():
+                return (place / name).resolve()
+        return self._in_cache(name)
 
     def _installed(self, name: str, folder: Path | None) -> Installed:
         entry = self.catalogue.models.get(name)
@@ -365,10 +230,10 @@ class Checkpoints:
         pairs = list(
             dict.fromkeys((e.vae, e.text_encoder) for e in rows if e.vae and e.text_encoder)
         )
-        width = _config(folder).get("text_hidden_dim")
+        width = read_config(folder).get("text_hidden_dim")
         for pair in pairs:
             encoder = self.find(pair[1])
-            if encoder is not None and _config(encoder).get("hidden_size") == width:
+            if encoder is not None and read_config(encoder).get("hidden_size") == width:
                 return pair
         return pairs[0]
 
@@ -394,13 +259,6 @@ class Checkpoints:
         return None
 
 
-def configs_folder() -> Path:
-    """`configs/`: inside the package when it came as a wheel, beside it in a checkout."""
-    package = Path(__file__).resolve().parent.parent
-    inside = package / "configs"
-    return inside if inside.is_dir() else package.parent / "configs"
-
-
 def shipped_folder() -> Path:
     """The folder of the models that come with the program; in a checkout, `checkpoints/`."""
     package = Path(__file__).resolve().parent.parent
@@ -418,51 +276,8 @@ def default_root() -> Path:
     return Path.home() / data.get(sys.platform, ".local/share") / "acestep" / "checkpoints"
 
 
-def problems(folder: Path, kind: Kind | None) -> list[str]:
-    """What keeps a folder from being loaded, as sentences, without reading the weights."""
-    if not (folder / CONFIG_FILE).is_file():
-        return [f"{CONFIG_FILE} is missing."]
-    if not _config(folder):
-        return [f"{CONFIG_FILE} is not a JSON object."]
-    if kind is None:
-        return [f"{CONFIG_FILE} is of no network this program knows."]
-    found = []
-    try:
-        stored_tensors(folder, STEMS[kind])
-    except CheckpointError as error:
-        found.append(str(error).replace(str(folder / "_")[:-1], ""))  # the folder is known
-    if kind == "dit" and not (folder / SILENCE_FILE).is_file():
-        found.append(f"{SILENCE_FILE} is missing.")
-    if kind in ("lm", "text_encoder") and not (folder / "tokenizer.json").is_file():
-        found.append("tokenizer.json is missing.")
-    return found
-
-
-def fingerprint(folder: Path) -> str:
-    """A quick SHA-256 of a folder's weights, for recipes: two folders with the same fingerprint
-    make the same music.
-
-    Covers name, size and header of every safetensors file, and 64 blocks of 4 KiB spread evenly
-    over it: milliseconds instead of the half minute a full hash of 20 GB takes. It tells models
-    apart; it is no protection against a forger (`acestep models verify` is).
-    """
-    digest = hashlib.sha256()
-    for path in weight_files(folder):
-        size = path.stat().st_size
-        digest.update(f"{path.name}\0{size}\0".encode())
-        with path.open("rb") as file:
-            prefix = file.read(8)
-            length = int.from_bytes(prefix, "little")
-            digest.update(prefix + file.read(min(length, MAX_HEADER)))
-            last = max(0, size - FINGERPRINT_BLOCK_BYTES)
-            for block in range(FINGERPRINT_BLOCKS):
-                file.seek(last * block // (FINGERPRINT_BLOCKS - 1))
-                digest.update(file.read(FINGERPRINT_BLOCK_BYTES))
-    return digest.hexdigest()
-
-
 def _kind_from_config(folder: Path) -> Kind | None:
-    config = _config(folder)
+    config = read_config(folder)
     if "downsampling_ratios" in config:
         return "vae"
     if config.get("model_type") == "acestep" or "fsq_input_levels" in config:
@@ -472,25 +287,7 @@ def _kind_from_config(folder: Path) -> Kind | None:
     return None
 
 
-def _config(folder: Path) -> Mapping[str, Any]:
-    """config.json, or nothing when there is none to be read."""
-    try:
-        values = json.loads((folder / CONFIG_FILE).read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return values if isinstance(values, dict) else {}
-
-
-def _is_path(name_or_path: str | Path) -> bool:
+def is_path(name_or_path: str | Path) -> bool:
     """A name has no separators: `./turbo`, `~/turbo` and Path objects are places."""
     text = str(name_or_path)
     return isinstance(name_or_path, Path) or any(c in text for c in "/\\~") or text in (".", "..")
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing: install the program again.") from None
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}).") from None

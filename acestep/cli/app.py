@@ -20,7 +20,7 @@ from acestep.cli.terminal import guarded
 from acestep.cli.verbs import verbs
 
 if TYPE_CHECKING:
-    from acestep.checkpoints.download import Hub
+    from acestep.checkpoints.hub import Hub
     from acestep.config import ServiceConfig
     from acestep.engine.engine import Engine
 

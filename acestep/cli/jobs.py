@@ -121,7 +121,7 @@ def understand(
     output: Output,
 ) -> None:
     """Say what the 5Hz LM hears in a song: its tempo, key ..."""
-    from acestep.engine.jobs import Recording
+    from acestep.request.asked import Recording
 
     with client(ctx) as engine:
         heard = engine.do(Recording(source_audio=file), "understand").plan or {}

@@ -62,7 +62,7 @@ def list_models(ctx: typer.Context, *, output: Output) -> None:
 
 def table(installed: "Sequence[Installed]") -> list[str]:
     """One line per model, then what the marks mean."""
-    from acestep.checkpoints.locate import KIND_NAMES
+    from acestep.checkpoints.files import KIND_NAMES
 
     width = max(len(model.name) for model in installed)
     lines = []

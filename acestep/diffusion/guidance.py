@@ -14,7 +14,7 @@ from acestep.diffusion.sampler import Velocity
 from acestep.request.values import GuidanceRule
 from acestep.types import Latents
 
-Pair = Callable[[Latents, float], tuple[Latents, Latents]]  # conditional, unconditional
+Pair = Callable[[Latents, float, int], tuple[Latents, Latents]]  # conditional, unconditional
 
 TIME, CHANNEL = 1, 2
 MOMENTUM = -0.75  # APG: the negative sign damps what the last steps already did
@@ -49,11 +49,11 @@ def guided(
     average: Latents | None = None  # … and after it
     newest = math.inf
 
-    def velocity(latents: Latents, t: float) -> Latents:
+    def velocity(latents: Latents, t: float, step: int) -> Latents:
         nonlocal previous, average, newest
         if not start <= t <= end:
-            return conditional(latents, t)
-        with_text, without_text = pair(latents, t)
+            return conditional(latents, t, step)
+        with_text, without_text = pair(latents, t, step)
         if rule == "cfg":
             return cfg(with_text, without_text, scale)
         if rule == "adg":

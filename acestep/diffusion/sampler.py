@@ -2,7 +2,7 @@
 
 All are called alike, so that `SAMPLERS` can be indexed by the request's solver:
 
-    velocity     (latents, t) -> dx/dt
+    velocity     (latents, t, step) -> dx/dt; step counts from 0
     noise        the state at the first timestep
     timesteps    falling; the last one, usually 0, is where the run ends
     renoise      fresh noise at every call; only `sde` adds any
@@ -18,7 +18,7 @@ from typing import Protocol
 from acestep.request.values import Solver
 from acestep.types import Latents
 
-Velocity = Callable[[Latents, float], Latents]
+Velocity = Callable[[Latents, float, int], Latents]
 Renoise = Callable[[], Latents]
 OnStep = Callable[[int, int], None]
 
@@ -70,8 +70,8 @@ def euler(
     Rectified flow, Liu et al. 2022 (arXiv:2209.03003).
     """
 
-    def advance(latents: Latents, slope: Latents, t: float, t_next: float) -> Latents:
-        return latents + (t_next - t) * slope
+    def advance(latents: Latents, v: Latents, t: float, t_next: float, step: int) -> Latents:
+        return latents + (t_next - t) * v
 
     return _integrate(advance, velocity, noise, timesteps, after_step, on_step)
 
@@ -85,17 +85,17 @@ def heun(
     after_step: AfterStep | None = None,
     on_step: OnStep | None = None,
 ) -> Latents:
-    """Integrate dx/dt = velocity, second order: Euler, then the mean of the slopes at both ends.
+    """Integrate dx/dt = velocity, second order: Euler, then the mean velocity of both ends.
 
     Karras et al. 2022 (arXiv:2206.00364), algorithm 1; like there, the step to t = 0 is Euler's,
     for the networks are not trained to answer at t = 0.
     """
 
-    def advance(latents: Latents, slope: Latents, t: float, t_next: float) -> Latents:
-        predicted = latents + (t_next - t) * slope
+    def advance(latents: Latents, v: Latents, t: float, t_next: float, step: int) -> Latents:
+        predicted = latents + (t_next - t) * v
         if t_next == 0.0:
             return predicted
-        return latents + (t_next - t) / 2 * (slope + velocity(predicted, t_next))
+        return latents + (t_next - t) / 2 * (v + velocity(predicted, t_next, step))
 
     return _integrate(advance, velocity, noise, timesteps, after_step, on_step)
 
@@ -115,17 +115,17 @@ def sde(
     given, on base models too, where upstream's renoising forgets the shift.
     """
 
-    def advance(latents: Latents, slope: Latents, t: float, t_next: float) -> Latents:
-        music = latents - t * slope
+    def advance(latents: Latents, v: Latents, t: float, t_next: float, step: int) -> Latents:
+        x0 = latents - t * v
         if t_next == 0.0:
-            return music
-        return t_next * renoise().to(music) + (1 - t_next) * music
+            return x0
+        return t_next * renoise().to(x0) + (1 - t_next) * x0
 
     return _integrate(advance, velocity, noise, timesteps, after_step, on_step)
 
 
 def _integrate(
-    advance: Callable[[Latents, Latents, float, float], Latents],
+    advance: Callable[[Latents, Latents, float, float, int], Latents],
     velocity: Velocity,
     noise: Latents,
     timesteps: Sequence[float],
@@ -134,8 +134,8 @@ def _integrate(
 ) -> Latents:
     latents = noise
     for index, (t, t_next) in enumerate(pairwise(timesteps)):
-        slope = velocity(latents, t)
-        step = Step(index, t, t_next, latents, slope, advance(latents, slope, t, t_next))
+        v = velocity(latents, t, index)
+        step = Step(index, t, t_next, latents, v, advance(latents, v, t, t_next, index))
         latents = step.latents if after_step is None else after_step(step)
         if on_step is not None:
             on_step(index + 1, len(timesteps) - 1)

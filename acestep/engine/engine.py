@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 from acestep.config import ServiceConfig
 from acestep.engine.jobs import Action, Event, Failure, Job
 from acestep.request import Preset
-from acestep.request.schema import Schema
+from acestep.request.asked import Asked
 
 Status = Literal["empty", "loading", "ready", "failed"]
 
@@ -79,7 +79,7 @@ class Engine(Protocol):
         """
         ...
 
-    def submit(self, request: Schema, *, action: Action = "render", out: str | None = None) -> Job:
+    def submit(self, request: Asked, *, action: Action = "render", out: str | None = None) -> Job:
         """Queue a job.
 
         Raises:
@@ -108,7 +108,7 @@ class Engine(Protocol):
         """Be told of every change; the answer ends it. Listeners must be quick."""
         ...
 
-    def estimate(self, request: Schema) -> Estimate: ...
+    def estimate(self, request: Asked) -> Estimate: ...
 
     def close(self) -> None:
         """Cancel what runs, keep what waits for the next start, free everything."""

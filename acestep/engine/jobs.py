@@ -8,22 +8,11 @@ from pydantic import BaseModel, ConfigDict
 from acestep import errors
 from acestep.errors import AceStepError, InvalidRequest
 from acestep.progress import Stage
-from acestep.request.schema import Schema, setting
-from acestep.request.values import File
 
 Action = Literal["render", "plan", "understand"]
 State = Literal["waiting", "running", "done", "failed", "cancelled", "lost"]
 NAME_LENGTH = 40  # characters of a caption in a job's name
 ENDED: frozenset[State] = frozenset({"done", "failed", "cancelled", "lost"})
-
-
-class Recording(Schema):
-    """A recording to be understood."""
-
-    source_audio: File = setting(
-        ..., "source", "Source Audio", "The recording to listen to.",
-        missing="Choose a recording first.",
-    )  # fmt: skip
 
 
 class Failure(BaseModel):

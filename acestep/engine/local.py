@@ -21,7 +21,7 @@ from acestep.errors import AceStepError, Cancelled, EngineStopped, Unavailable
 from acestep.library.output_paths import Destination
 from acestep.progress import CancelToken, Progress
 from acestep.request import MusicRequest, Preset
-from acestep.request.schema import Schema
+from acestep.request.asked import Asked
 
 MAX_WAITING = 20  # jobs behind the running one
 CLOSING_SECONDS = 30.0  # for what runs to notice that it is cancelled
@@ -110,7 +110,7 @@ class LocalEngine:
             self._work.notify()
         request.done.wait()
 
-    def submit(self, request: Schema, *, action: Action = "render", out: str | None = None) -> Job:
+    def submit(self, request: Asked, *, action: Action = "render", out: str | None = None) -> Job:
         """Queue a job.
 
         Raises:
@@ -126,9 +126,8 @@ class LocalEngine:
             request = _placed(cast(MusicRequest, request), out)
         with self._lock:
             loaded = self._state.loaded
-            if action != "understand" and loaded is not None and self._loaded == self._config:
-                music = cast(MusicRequest, request)
-                music.begin(loaded.preset, has_planner=loaded.has_planner)
+            if loaded is not None and self._loaded == self._config:
+                request.check(loaded.preset, has_planner=loaded.has_planner)
             return self._submit(request.model_dump(mode="json"), action, self._dumped(), out)
 
     def rerun(self, id: str) -> Job:
@@ -176,7 +175,7 @@ class LocalEngine:
 
         return end
 
-    def estimate(self, request: Schema) -> Estimate:
+    def estimate(self, request: Asked) -> Estimate:
         """The median pace of what this model did of this task, over as many seconds and steps."""
         with self._lock:
             loaded = self._state.loaded if self._loaded == self._config else None
@@ -407,11 +406,11 @@ def _placed(request: MusicRequest, out: str) -> MusicRequest:
     return placed
 
 
-def _size(request: Schema, preset: Preset | None) -> float | None:
+def _size(request: Asked, preset: Preset | None) -> float | None:
     """How much work a request is: seconds of sound times solver steps; None where that is open."""
     asked = request.model_dump()
     seconds, steps = asked.get("duration"), asked.get("steps") or len(asked.get("timesteps") or ())
-    if (source := asked.get("source_audio")) is not None:
+    if (source := request.source_file) is not None:
         try:
             seconds = songs.length(source)
         except AceStepError:

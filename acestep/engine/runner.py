@@ -8,13 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from acestep.config import NO_LM, ServiceConfig
+from acestep.config import ServiceConfig
 from acestep.engine.engine import Loaded
-from acestep.engine.jobs import Job, Outcome, Recording, Take
+from acestep.engine.jobs import Job, Outcome, Take
 from acestep.errors import EngineStopped
 from acestep.library.output_paths import Destination
 from acestep.progress import CancelToken, Progress
 from acestep.request import Plan, Preset, parse_request
+from acestep.request.asked import Recording
 
 if TYPE_CHECKING:
     from acestep.library.track import Track
@@ -98,14 +99,7 @@ def load_music_service(config: ServiceConfig, on_progress: OnProgress) -> Servic
     """The real service; imports torch."""
     from acestep.service import MusicService
 
-    return MusicService.load(
-        config.model,
-        lm=None if config.lm == NO_LM else config.lm,
-        backend=config.backend,
-        device=config.device,
-        checkpoints=config.checkpoints,
-        on_progress=on_progress,
-    )
+    return MusicService.load(config, on_progress=on_progress)
 
 
 class InProcessRunner:

@@ -10,9 +10,9 @@ from acestep.errors import AceStepError
 from acestep.library import recipe
 from acestep.media import sound_files
 from acestep.request import MusicRequest, parse_request
-from acestep.request.schema import Schema
+from acestep.request.asked import Asked
 
-AnyRequest = TypeVar("AnyRequest", bound=Schema)
+AnyRequest = TypeVar("AnyRequest", bound=Asked)
 
 
 def original(upload: Path, songs: Path) -> Path:
@@ -29,26 +29,21 @@ def original(upload: Path, songs: Path) -> Path:
 
 def with_original(request: AnyRequest, songs: Path) -> AnyRequest:
     """The request, about our own song where it names a copy of one."""
-    source = getattr(request, "source_audio", None)
+    source = request.source_file
     if source is None or not source.is_file():
         return request
-    return request.model_copy(update={"source_audio": original(source, songs)})
+    return request.with_source(original(source, songs))
 
 
-def look(request: Schema) -> None:
+def look(request: Asked) -> None:
     """Refuse what the header of a source forbids, before a model is loaded.
 
     Raises:
         AudioError: it is not audio that can be read.
         InvalidRequest: the song has no such region.
     """
-    source = getattr(request, "source_audio", None)
-    if source is None:
-        return
-    seconds = length(source)
-    regions_of = getattr(request, "regions_of", None)
-    if regions_of is not None:
-        regions_of(seconds)
+    if request.source_file is not None:
+        request.check_source(length(request.source_file))
 
 
 def length(song: Path) -> float:

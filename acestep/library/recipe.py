@@ -21,8 +21,8 @@ from acestep.media.files import write_file
 Recipe = dict[str, Any]  # {"recipe": RECIPE_VERSION, "request": {…}, …}
 
 # Raised when a field changes its meaning. New fields do not raise it: readers keep what they do
-# not know.
-RECIPE_VERSION = 1
+# not know. Version 1 had the planner's fields and the duration in every request.
+RECIPE_VERSION = 2
 MAX_RECIPE_BYTES = 256 * 1024
 
 _PLAIN_LENGTH = 30_000
@@ -141,7 +141,17 @@ def _parse(text: str, name: str, otherwise: str) -> Recipe:
             f"The recipe in {name} is of version {version}, and this acestep reads up to "
             f"{RECIPE_VERSION}. Update acestep."
         )
-    return recipe
+    return _upgraded(recipe) if version < RECIPE_VERSION else recipe
+
+
+def _upgraded(recipe: Recipe) -> Recipe:
+    """A recipe of version 1 as one of today: fields that its task no longer has are left out."""
+    request = dict(recipe["request"])
+    if request.get("task") in ("repaint", "cover"):
+        for name in list(request):
+            if name in ("duration", "think", "plan") or name.startswith("lm_"):
+                del request[name]
+    return {**recipe, "recipe": RECIPE_VERSION, "request": request}
 
 
 def _finite(number: str) -> float:

@@ -142,6 +142,11 @@ def is_silent(waveform: Waveform) -> bool:
     return waveform.numel() == 0 or waveform.abs().max().item() <= SILENCE
 
 
+def rms(waveform: Stereo) -> float:
+    """Root mean square of all samples, times the square root of their number."""
+    return torch.linalg.vector_norm(waveform, dtype=torch.float64).item()
+
+
 def master(
     waveform: Stereo, *, peak_db: float | None, fade_in: float = 0.0, fade_out: float = 0.0
 ) -> Stereo:

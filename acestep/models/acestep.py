@@ -1,12 +1,12 @@
 """All that one `model.safetensors` holds: DiT, condition encoder, codec and null condition."""
 
-import torch
 from torch import nn
 
 from acestep.models.codec import AudioDetokenizer, AudioTokenizer
 from acestep.models.condition import ConditionEncoder
 from acestep.models.config import AceStepConfig
 from acestep.models.dit import DiT
+from acestep.models.initialize import gaussian
 from acestep.types import States
 
 
@@ -20,7 +20,7 @@ class AceStep(nn.Module):
         self.encoder = ConditionEncoder(config)
         self.tokenizer = AudioTokenizer(config)
         self.detokenizer = AudioDetokenizer(config)
-        self.null_condition_emb = nn.Parameter(torch.randn(1, 1, config.encoder.hidden_size))
+        self.null_condition_emb = gaussian(1, 1, config.encoder.hidden_size)
 
     def null_condition(self, states: States) -> States:
         """The unconditional half of guidance: one learned vector in place of every state."""

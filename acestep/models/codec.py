@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from acestep.models.config import AceStepConfig
+from acestep.models.initialize import gaussian
 from acestep.models.layers import EncoderLayers, RMSNorm
 from acestep.types import Codes, Latents, Quantized
 
@@ -91,7 +92,7 @@ class AttentionPooler(nn.Module):
 
     def __init__(self, config: AceStepConfig) -> None:
         super().__init__()
-        self.special_token = nn.Parameter(torch.randn(1, 1, config.hidden_size) * 0.02)
+        self.special_token = gaussian(1, 1, config.hidden_size, scale=0.02)
         self.embed_tokens = nn.Linear(config.hidden_size, config.hidden_size)
         self.layers = EncoderLayers(config, config.num_attention_pooler_hidden_layers)
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -135,7 +136,7 @@ class AudioDetokenizer(nn.Module):
         config = config.encoder
         self.window = config.pool_window_size
         self.embed_tokens = nn.Linear(config.hidden_size, config.hidden_size)
-        self.special_tokens = nn.Parameter(torch.randn(1, self.window, config.hidden_size) * 0.02)
+        self.special_tokens = gaussian(1, self.window, config.hidden_size, scale=0.02)
         self.layers = EncoderLayers(config, config.num_attention_pooler_hidden_layers)
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.proj_out = nn.Linear(config.hidden_size, config.audio_acoustic_hidden_dim)

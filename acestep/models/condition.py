@@ -6,6 +6,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from acestep.models.config import AceStepConfig
+from acestep.models.initialize import gaussian
 from acestep.models.layers import EncoderLayers, RMSNorm
 from acestep.types import States, TokenMask
 
@@ -31,14 +32,14 @@ class LyricEncoder(nn.Module):
 class TimbreEncoder(nn.Module):
     """One vector for the sound of a reference: what its first position has gathered."""
 
-    def __init__(self, config: AceStepConfig) -> None:
+    def __init__(self, config: AceStepConfig, *, prepends_token: bool) -> None:
         super().__init__()
         # In every file, but only XL was trained to read its place (model.md §11 rows 1 and 2).
-        self.special_token = nn.Parameter(torch.randn(1, 1, config.hidden_size) * 0.02)
+        self.special_token = gaussian(1, 1, config.hidden_size, scale=0.02)
         self.embed_tokens = nn.Linear(config.timbre_hidden_dim, config.hidden_size)
         self.layers = EncoderLayers(config, config.num_timbre_encoder_hidden_layers)
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.prepends_token = config.prepends_timbre_token
+        self.prepends_token = prepends_token
 
     def forward(self, references: References) -> Float[Tensor, "reference width"]:
         states = self.embed_tokens(references)
@@ -53,10 +54,10 @@ class ConditionEncoder(nn.Module):
 
     def __init__(self, config: AceStepConfig) -> None:
         super().__init__()
-        config = config.encoder
-        self.text_projector = nn.Linear(config.text_hidden_dim, config.hidden_size, bias=False)
-        self.lyric_encoder = LyricEncoder(config)
-        self.timbre_encoder = TimbreEncoder(config)
+        sizes = config.encoder
+        self.text_projector = nn.Linear(sizes.text_hidden_dim, sizes.hidden_size, bias=False)
+        self.lyric_encoder = LyricEncoder(sizes)
+        self.timbre_encoder = TimbreEncoder(sizes, prepends_token=config.prepends_timbre_token)
 
     def forward(
         self,

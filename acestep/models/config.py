@@ -13,9 +13,9 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from acestep.checkpoints.files import CONFIG_FILE
 from acestep.errors import CheckpointError
 
-CONFIG_FILE = "config.json"
 SLIDING = "sliding_attention"
 FULL = "full_attention"
 
@@ -101,9 +101,13 @@ class AceStepConfig:
 
     @property
     def encoder(self) -> "AceStepConfig":
-        """The sizes seen by condition encoder, tokenizer and detokenizer."""
+        """The sizes seen by condition encoder, tokenizer and detokenizer, as if they were all."""
         return dataclasses.replace(
             self,
+            encoder_hidden_size=None,
+            encoder_intermediate_size=None,
+            encoder_num_attention_heads=None,
+            encoder_num_key_value_heads=None,
             hidden_size=self.encoder_hidden_size or self.hidden_size,
             intermediate_size=self.encoder_intermediate_size or self.intermediate_size,
             num_attention_heads=self.encoder_num_attention_heads or self.num_attention_heads,
@@ -114,9 +118,10 @@ class AceStepConfig:
     def prepends_timbre_token(self) -> bool:
         """XL reads a learned token where 2B reads the reference's first frame (model.md §3.4).
 
-        Nothing in the file says so directly: the encoder's own sizes are what sets XL apart.
+        Nothing in the file says so directly: an encoder of another width than the DiT's is what
+        sets XL apart. The key alone is not: a 2B fine-tune may have been saved with it.
         """
-        return self.encoder_hidden_size is not None
+        return self.encoder_hidden_size not in (None, self.hidden_size)
 
     @property
     def is_xl(self) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from acestep.models.config import AceStepConfig
+from acestep.models.initialize import gaussian
 from acestep.models.layers import (
     MODULATIONS,
     Attention,
@@ -44,7 +45,7 @@ class DiTLayer(nn.Module):
         self.cross_attn = Attention(config)
         self.mlp_norm = RMSNorm(width, eps)
         self.mlp = SwiGLU(config)
-        self.scale_shift_table = nn.Parameter(torch.randn(1, MODULATIONS, width) / width**0.5)
+        self.scale_shift_table = gaussian(1, MODULATIONS, width, scale=width**-0.5)
 
     def forward(
         self,
@@ -86,7 +87,7 @@ class DiT(nn.Module):
             nn.ConvTranspose1d(width, channels, kernel_size=patch, stride=patch),
             Rearrange("b c t -> b t c"),
         )
-        self.scale_shift_table = nn.Parameter(torch.randn(1, 2, width) / width**0.5)
+        self.scale_shift_table = gaussian(1, 2, width, scale=width**-0.5)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -5,6 +5,7 @@ checkpoint is refused with one sentence that names the file. Pickle is never ope
 one small tensor that is published no other way, and then only through `weights_only=True`.
 """
 
+import math
 import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from acestep.checkpoints.files import CONFIG_FILE, SILENCE_FILE, STEMS
 from acestep.checkpoints.headers import ARCHIVE, Stored, stored_tensors
 from acestep.errors import CheckpointError
 from acestep.models.acestep import AceStep
@@ -24,7 +26,6 @@ from acestep.types import Latents
 
 M = TypeVar("M", bound=nn.Module)
 
-SILENCE_FILE = "silence_latent.pt"
 SILENCE_FRAMES = 15_000  # ten minutes
 MAX_SILENCE_FILE = 64_000_000  # bytes; the published file is 3.84 MB
 
@@ -50,7 +51,7 @@ def load_vae(
         folder,
         dtype=torch.float32,
         device=device,
-        stem="diffusion_pytorch_model",
+        stem=STEMS["vae"],
     )
     return vae.fold().to(dtype)
 
@@ -73,11 +74,13 @@ def load_qwen3(
 def load_silence(folder: Path) -> Latents:
     """What the VAE makes of silence, [1, 15000, channel] in fp32; it is neither zero nor constant.
 
+    A shorter one is repeated up to ten minutes, as upstream does; a longer one is cut there.
+
     Raises:
         CheckpointError: the file is missing, damaged or of another shape.
     """
     path = folder / SILENCE_FILE
-    shape = (1, AceStepConfig.read(folder).audio_acoustic_hidden_dim, SILENCE_FRAMES)
+    channels = AceStepConfig.read(folder).audio_acoustic_hidden_dim
     if not path.is_file():
         raise CheckpointError(f"{path} is missing: the folder is not a complete model.")
     if path.stat().st_size > MAX_SILENCE_FILE:
@@ -94,9 +97,13 @@ def load_silence(folder: Path) -> Latents:
         raise CheckpointError(f"{path} is damaged or holds more than one tensor.") from error
     if not isinstance(silence, torch.Tensor) or not silence.is_floating_point():
         raise CheckpointError(f"{path} does not hold one tensor of numbers.")
-    if tuple(silence.shape) != shape:
-        raise CheckpointError(f"{path} holds {list(silence.shape)}, but {list(shape)} is needed.")
-    return silence.float().transpose(1, 2).contiguous()
+    if silence.shape[:-1] != (1, channels) or silence.shape[-1] == 0:
+        raise CheckpointError(
+            f"{path} holds {list(silence.shape)}, but [1, {channels}, {SILENCE_FRAMES}] is needed."
+        )
+    repeats = math.ceil(SILENCE_FRAMES / silence.shape[-1])
+    whole = silence.tile(repeats)[..., :SILENCE_FRAMES]
+    return whole.float().transpose(1, 2).contiguous()
 
 
 def load_module(
@@ -105,7 +112,7 @@ def load_module(
     *,
     dtype: torch.dtype | None,
     device: torch.device | str = "cpu",
-    stem: str = "model",
+    stem: str = STEMS["dit"],
     rename: Callable[[str], str | None] = lambda key: key,
 ) -> M:
     """Build a network without memory, then give it the folder's tensors one by one.
@@ -167,7 +174,7 @@ def _compare(
         if stored[key].shape != tuple(tensor.shape):
             raise CheckpointError(
                 f"{stored[key].file}: '{key}' is {list(stored[key].shape)}, "
-                f"but config.json makes it {list(tensor.shape)}."
+                f"but {CONFIG_FILE} makes it {list(tensor.shape)}."
             )
 
 

@@ -5,18 +5,18 @@ texts, one at a time, and knows nothing about music. Without padding in a batch 
 position is real; the masks say so for the condition encoder, which packs by mask.
 """
 
-import json
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
 
+from acestep.checkpoints.files import TOKENIZER_FILE
 from acestep.errors import CheckpointError
 from acestep.models.load import load_qwen3
 from acestep.models.qwen3 import Qwen3
+from acestep.models.tokenizer import read_tokenizer
 from acestep.types import States, TokenIds, TokenMask
 
-TOKENIZER_FILE = "tokenizer.json"
 CAPTION_TOKENS = 256  # as in training, the end token included
 LYRICS_TOKENS = 2048
 
@@ -72,25 +72,3 @@ class TextEncoder:
         self.tokenizer.enable_truncation(max_tokens)
         ids = self.tokenizer.encode(text).ids
         return torch.tensor([ids], device=self.model.embed_tokens.weight.device)
-
-
-def read_tokenizer(path: Path) -> Tokenizer:
-    """A tokenizer that neither pads nor truncates, whatever its file says.
-
-    Raises:
-        CheckpointError: the file is missing or damaged.
-    """
-    # Looked at first, because the tokenizers library raises a bare Exception for damaged files.
-    try:
-        text = path.read_text(encoding="utf-8")
-        described = json.loads(text)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing: the folder is not a complete model.") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}). Download it again.") from error
-    if not isinstance(described, dict) or not isinstance(described.get("model"), dict):
-        raise CheckpointError(f"{path} does not describe a tokenizer. Download it again.")
-    tokenizer = Tokenizer.from_str(text)
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer

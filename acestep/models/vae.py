@@ -8,8 +8,10 @@ and the diffusion transformer.
 """
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,9 +27,15 @@ TILE_FRAMES = 512
 """Latent frames kept per tile (20.5 s): the widest activation of the official decoder, 128 channels
 at 48 kHz, is then 0.25 GB in bf16, and the halo costs 18 / 512 = 3.5 % of extra work."""
 
+WHOLE = 100
+SNAKE_WORK = 500
+"""Multiplications of a convolution that take as long as one number's way through Snake and the
+memory around it, measured on a CPU: progress then runs within a tenth of a tile's time."""
+
 Features = Float[Tensor, "batch channel position"]
 Convolved = Float[Tensor, "batch out_channel out_position"]
-OnTile = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]  # hundredths of the work done, and 100; may raise
+OnShare = Callable[[float], None]  # share of one pass that is done
 
 
 class Vae(nn.Module):
@@ -77,7 +85,11 @@ class Vae(nn.Module):
 
     @torch.no_grad()
     def encode(
-        self, waveform: Waveform, *, tile_frames: int = TILE_FRAMES, on_tile: OnTile | None = None
+        self,
+        waveform: Waveform,
+        *,
+        tile_frames: int = TILE_FRAMES,
+        on_progress: OnProgress = lambda done, total: None,
     ) -> Latents:
         """The posterior mean of each whole latent frame; equal to encoding in one piece.
 
@@ -87,7 +99,7 @@ class Vae(nn.Module):
         Args:
             waveform: may lie on another device than the network; it is moved tile by tile.
             tile_frames: frames kept per tile; the halo comes on top.
-            on_tile: called with (tiles done, tiles in all) after each tile.
+            on_progress: called after every layer of every tile; raises to cancel.
 
         Returns:
             fp32, on the waveform's device.
@@ -104,23 +116,22 @@ class Vae(nn.Module):
             )
         like = next(self.encoder.parameters())
         latents = waveform.new_empty(batch, frames, self.latent_channels, dtype=torch.float32)
-        spans = list(tile_spans(frames, tile_frames))
-        for done, (start, stop) in enumerate(spans, start=1):
-            left = max(start - self.encoder_halo, 0)
-            right = stop + self.encoder_halo
-            end = samples if right >= frames else right * self.hop
-            tile = waveform[..., left * self.hop : end].to(like)
-            mean, _ = self.encoder(tile).chunk(2, dim=1)
-            latents[:, start:stop] = rearrange(
-                mean[..., start - left : stop - left], "b c f -> b f c"
-            )
-            if on_tile is not None:
-                on_tile(done, len(spans))
+        for tile, on_share in _told(tiles(frames, tile_frames, self.encoder_halo), on_progress):
+            end = samples if tile.right == frames else tile.right * self.hop
+            sound = waveform[..., tile.left * self.hop : end].to(like)
+            mean, _ = self.encoder(sound, on_share).chunk(2, dim=1)
+            kept = slice(tile.start - tile.left, tile.stop - tile.left)
+            latents[:, tile.start : tile.stop] = rearrange(mean[..., kept], "b c f -> b f c")
+        on_progress(WHOLE, WHOLE)
         return latents
 
     @torch.no_grad()
     def decode(
-        self, latents: Latents, *, tile_frames: int = TILE_FRAMES, on_tile: OnTile | None = None
+        self,
+        latents: Latents,
+        *,
+        tile_frames: int = TILE_FRAMES,
+        on_progress: OnProgress = lambda done, total: None,
     ) -> Waveform:
         """Latents to sound, `hop` samples per frame; equal to decoding in one piece.
 
@@ -129,7 +140,7 @@ class Vae(nn.Module):
         Args:
             latents: may lie on another device than the network; they are moved tile by tile.
             tile_frames: frames kept per tile; the halo comes on top.
-            on_tile: called with (tiles done, tiles in all) after each tile.
+            on_progress: called after every layer of every tile; raises to cancel.
 
         Returns:
             fp32, on the latents' device.
@@ -139,15 +150,12 @@ class Vae(nn.Module):
         waveform = latents.new_empty(
             batch, self.decoder.conv2.out_channels, frames * self.hop, dtype=torch.float32
         )
-        spans = list(tile_spans(frames, tile_frames))
-        for done, (start, stop) in enumerate(spans, start=1):
-            left = max(start - self.decoder_halo, 0)
-            tile = latents[:, left : stop + self.decoder_halo].to(like)
-            sound = self.decoder(rearrange(tile, "b f c -> b c f"))
-            kept = slice((start - left) * self.hop, (stop - left) * self.hop)
-            waveform[..., start * self.hop : stop * self.hop] = sound[..., kept]
-            if on_tile is not None:
-                on_tile(done, len(spans))
+        for tile, on_share in _told(tiles(frames, tile_frames, self.decoder_halo), on_progress):
+            seen = latents[:, tile.left : tile.right].to(like)
+            sound = self.decoder(rearrange(seen, "b f c -> b c f"), on_share)
+            kept = slice((tile.start - tile.left) * self.hop, (tile.stop - tile.left) * self.hop)
+            waveform[..., tile.start * self.hop : tile.stop * self.hop] = sound[..., kept]
+        on_progress(WHOLE, WHOLE)
         return waveform
 
 
@@ -177,11 +185,8 @@ class Encoder(nn.Module):
         # The published file has `encoder_hidden_size` channels here, which is the same number.
         self.conv2 = Conv(widths[-1], 2 * latent_channels, 3, padding=1)
 
-    def forward(self, waveform: Features) -> Convolved:
-        x = self.conv1(waveform)
-        for block in self.block:
-            x = block(x)
-        return self.conv2(self.snake1(x))
+    def forward(self, waveform: Features, on_share: OnShare = lambda share: None) -> Convolved:
+        return _pass(waveform, _layers(self), on_share)
 
 
 class Decoder(nn.Module):
@@ -203,50 +208,47 @@ class Decoder(nn.Module):
         self.snake1 = Snake(widths[-1])
         self.conv2 = Conv(widths[-1], audio_channels, 7, padding=3, bias=False)
 
-    def forward(self, latents: Features) -> Convolved:
-        x = self.conv1(latents)
-        for block in self.block:
-            x = block(x)
-        return self.conv2(self.snake1(x))
+    def forward(self, latents: Features, on_share: OnShare = lambda share: None) -> Convolved:
+        return _pass(latents, _layers(self), on_share)
 
 
-class EncoderBlock(nn.Module):
+class EncoderBlock(nn.Sequential):
     """Three residual units, then `stride` times fewer positions."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
-        super().__init__()
-        self.res_unit1 = ResidualUnit(in_channels, dilation=1)
-        self.res_unit2 = ResidualUnit(in_channels, dilation=3)
-        self.res_unit3 = ResidualUnit(in_channels, dilation=9)
-        self.snake1 = Snake(in_channels)
-        self.conv1 = Conv(in_channels, out_channels, 2 * stride, stride=stride, padding=stride // 2)
+        super().__init__(
+            OrderedDict(
+                res_unit1=ResidualUnit(in_channels, dilation=1),
+                res_unit2=ResidualUnit(in_channels, dilation=3),
+                res_unit3=ResidualUnit(in_channels, dilation=9),
+                snake1=Snake(in_channels),
+                conv1=Conv(
+                    in_channels, out_channels, 2 * stride, stride=stride, padding=stride // 2
+                ),
+            )
+        )
 
-    def forward(self, x: Features) -> Convolved:
-        x = self.res_unit3(self.res_unit2(self.res_unit1(x)))
-        return self.conv1(self.snake1(x))
 
-
-class DecoderBlock(nn.Module):
+class DecoderBlock(nn.Sequential):
     """`stride` times more positions, then three residual units."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
-        super().__init__()
-        self.snake1 = Snake(in_channels)
-        self.conv_t1 = Conv(
-            in_channels,
-            out_channels,
-            2 * stride,
-            stride=stride,
-            padding=stride // 2,
-            transposed=True,
+        super().__init__(
+            OrderedDict(
+                snake1=Snake(in_channels),
+                conv_t1=Conv(
+                    in_channels,
+                    out_channels,
+                    2 * stride,
+                    stride=stride,
+                    padding=stride // 2,
+                    transposed=True,
+                ),
+                res_unit1=ResidualUnit(out_channels, dilation=1),
+                res_unit2=ResidualUnit(out_channels, dilation=3),
+                res_unit3=ResidualUnit(out_channels, dilation=9),
+            )
         )
-        self.res_unit1 = ResidualUnit(out_channels, dilation=1)
-        self.res_unit2 = ResidualUnit(out_channels, dilation=3)
-        self.res_unit3 = ResidualUnit(out_channels, dilation=9)
-
-    def forward(self, x: Features) -> Convolved:
-        x = self.conv_t1(self.snake1(x))
-        return self.res_unit3(self.res_unit2(self.res_unit1(x)))
 
 
 class ResidualUnit(nn.Module):
@@ -268,6 +270,7 @@ class Snake(nn.Module):
         super().__init__()
         self.alpha = nn.Parameter(torch.zeros(1, channels, 1))
         self.beta = nn.Parameter(torch.zeros(1, channels, 1))
+        self.channels = channels
         self.folded = False
 
     def forward(self, x: Features) -> Features:
@@ -313,7 +316,7 @@ class Conv(nn.Module):
         self.weight_v = nn.Parameter(torch.empty(*channels, kernel))
         self.weight_g = nn.Parameter(torch.empty(channels[0], 1, 1))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
-        self.out_channels = out_channels
+        self.in_channels, self.out_channels, self.kernel = in_channels, out_channels, kernel
         self.stride, self.padding, self.dilation = stride, padding, dilation
         self.transposed = transposed
         self.folded = False
@@ -321,8 +324,9 @@ class Conv(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        nn.init.kaiming_uniform_(self.weight_v, a=math.sqrt(5))  # torch's own choice for Conv1d
-        self.weight_g.copy_(_norm(self.weight_v))
+        if not self.weight_v.is_meta:
+            nn.init.kaiming_uniform_(self.weight_v, a=math.sqrt(5))  # as PyTorch starts a Conv1d
+            self.weight_g.copy_(_norm(self.weight_v))
 
     def forward(self, x: Features) -> Convolved:
         convolve = F.conv_transpose1d if self.transposed else F.conv1d
@@ -353,12 +357,76 @@ def _norm(weight: Tensor) -> Tensor:
     return torch.linalg.vector_norm(weight, dim=(1, 2), keepdim=True)
 
 
-def tile_spans(frames: int, tile_frames: int) -> Iterator[tuple[int, int]]:
-    """(start, stop) of consecutive tiles that cover `frames`, the last one shorter."""
+def _layers(network: Encoder | Decoder) -> list[nn.Module]:
+    """All of a network in order: each layer reads nothing but what the one before it made."""
+    blocks = [layer for block in network.block for layer in block.children()]
+    return [network.conv1, *blocks, network.snake1, network.conv2]
+
+
+def _pass(x: Features, layers: Sequence[nn.Module], on_share: OnShare) -> Convolved:
+    for layer, share in zip(layers, _shares(layers), strict=True):
+        x = layer(x)
+        on_share(share)
+    return x
+
+
+def _shares(layers: Sequence[nn.Module]) -> list[float]:
+    """How much of the work is done after each layer, as a share of all; the last is 1."""
+    works, positions = [], 1.0
+    for layer in layers:
+        outputs = positions
+        if isinstance(layer, Conv):
+            outputs *= layer.stride if layer.transposed else 1 / layer.stride
+        works.append(min(positions, outputs) * _work(layer))
+        positions = outputs
+    done = list(accumulate(works))
+    return [work / done[-1] for work in done]
+
+
+def _work(layer: nn.Module) -> int:
+    """Of one position, in multiplications."""
+    work = 0
+    for part in layer.modules():
+        if isinstance(part, Conv):
+            work += part.in_channels * part.out_channels * part.kernel
+        elif isinstance(part, Snake):
+            work += SNAKE_WORK * part.channels
+    return work
+
+
+class Tile(NamedTuple):
+    """Latent frames to keep, `start` to `stop`, and to read for them, `left` to `right`."""
+
+    left: int
+    start: int
+    stop: int
+    right: int
+
+
+def tiles(frames: int, tile_frames: int, halo: int) -> list[Tile]:
+    """Consecutive tiles that cover `frames`, the last one shorter; each reads a halo around it."""
     if tile_frames < 1:
         raise ValueError(f"tile_frames is {tile_frames}; a tile holds at least one frame.")
-    for start in range(0, frames, tile_frames):
-        yield start, min(start + tile_frames, frames)
+    stops = [min(start + tile_frames, frames) for start in range(0, frames, tile_frames)]
+    return [
+        Tile(max(start - halo, 0), start, stop, min(stop + halo, frames))
+        for start, stop in pairwise([0, *stops])
+    ]
+
+
+def _told(tiles: Sequence[Tile], on_progress: OnProgress) -> Iterator[tuple[Tile, OnShare]]:
+    """The tiles, each with what turns shares of its work into hundredths of the whole."""
+    on_progress(0, WHOLE)
+    total = sum(tile.right - tile.left for tile in tiles)
+    before = 0
+    for tile in tiles:
+        read = tile.right - tile.left
+
+        def on_share(share: float, before: int = before, read: int = read) -> None:
+            on_progress(int(WHOLE * (before + share * read) / total), WHOLE)
+
+        yield tile, on_share
+        before += read
 
 
 RESIDUAL_REACH = 3 * (1 + 3 + 9)

@@ -6,6 +6,7 @@ Knows prompts, grammars and seeds; how tokens are computed is the backend's busi
 from collections.abc import Sequence
 from dataclasses import replace
 
+from acestep.errors import UnsoundResult
 from acestep.planner import prompt as prompts
 from acestep.planner import think_block as plans
 from acestep.planner.backends import Backend, Task
@@ -15,7 +16,8 @@ from acestep.planner.sampling import Sampling
 from acestep.planner.think_block import Description
 from acestep.planner.watchdog import refuse_loops, watched
 from acestep.progress import Reporter
-from acestep.request import MusicRequest, Plan, Text2Music
+from acestep.request import Plan, Text2Music
+from acestep.request.planned import PlannedRequest
 from acestep.seeds import draw_seed, take_seed
 
 BLOCK_TOKENS = 128  # the `<think>` block without its free text
@@ -51,25 +53,26 @@ class Planner:
         """Import what grammars need, and compile the one that every plan begins with."""
         self._grammar(Form())
 
-    def plan(self, request: MusicRequest, longest: float, report: Reporter) -> Plan:
+    def plan(self, request: PlannedRequest, longest: float, report: Reporter) -> Plan:
         """Plan every take of a request: one set of metadata, one row of codes per take.
 
         What the user chose is in the plan as it was given.
 
         Args:
-            request: with a seed, but with what the user left open still `None`.
+            request: with what the user left open still `None`; without a seed, one is drawn.
             longest: seconds; the model never chooses a longer song.
 
         Raises:
             UnsoundResult: the model stalled, fell into a loop, or returned meaningless logits.
             Cancelled: noticed every few tokens.
         """
+        request = request.seeded()
         metadata = self.metadata(request, longest, report)
         return metadata.model_copy(update={"codes": self.codes(request, metadata, report)})
 
-    def metadata(self, request: MusicRequest, longest: float, report: Reporter) -> Plan:
+    def metadata(self, request: PlannedRequest, longest: float, report: Reporter) -> Plan:
         """Phase 1: what the user left open, and a caption in the model's own words."""
-        chosen = plans.given(request)
+        chosen = request.given()
         grammar = self._grammar(Form(given=chosen, max_duration=longest))
         self._write(
             prompts.metadata_prompt(request),
@@ -84,10 +87,11 @@ class Planner:
         return plans.keep_given(plans.from_text(grammar.text), chosen)
 
     def codes(
-        self, request: MusicRequest, metadata: Plan, report: Reporter
+        self, request: PlannedRequest, metadata: Plan, report: Reporter
     ) -> tuple[tuple[int, ...], ...]:
         """Phase 2: exactly five codes per second for every take."""
-        assert metadata.duration is not None, "the grammar writes a duration"
+        if metadata.duration is None:
+            raise UnsoundResult("The planner named no length for the song. Try another seed.")
         count = plans.code_count(metadata.duration)
         phases = [CodesPhase(self.backend.vocabulary, count) for _ in range(request.takes)]
         self._write(
@@ -115,13 +119,13 @@ class Planner:
         Of the user's values only the language is kept; the rest is the model's to invent.
         """
         prompt = prompts.create_prompt(idea.caption, instrumental=idea.is_instrumental)
-        chosen = Plan(vocal_language=plans.given(idea).vocal_language)
+        chosen = Plan(vocal_language=idea.given().vocal_language)
         return self._describe(prompt, chosen, idea.lm_temperature, idea.seed, report)
 
     def format(self, request: Text2Music, report: Reporter) -> Description:
         """The request's caption and lyrics rewritten the way the models know best."""
         prompt = prompts.format_prompt(request.caption, request.lyrics)
-        chosen = plans.given(request)
+        chosen = request.given()
         found = self._describe(prompt, chosen, request.lm_temperature, request.seed, report)
         return found if found.lyrics else replace(found, lyrics=request.lyrics)
 
@@ -182,6 +186,5 @@ class Planner:
             refuse_loops(tokens)
 
 
-def _seed(request: MusicRequest) -> int:
-    assert request.seed is not None, "the request has no seed yet"
-    return request.seed
+def _seed(request: PlannedRequest) -> int:
+    return draw_seed() if request.seed is None else request.seed

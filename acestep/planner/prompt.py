@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from acestep.planner.think_block import codes_to_text, to_text
-from acestep.request import MusicRequest, Plan
+from acestep.request import Plan
+from acestep.request.planned import PlannedRequest
 from acestep.request.values import INSTRUMENTAL
 
 GENERATE = "Generate audio semantic tokens based on the given conditions:"
@@ -27,7 +28,7 @@ class Guided(NamedTuple):
     unconditional: str
 
 
-def metadata_prompt(request: MusicRequest) -> Guided:
+def metadata_prompt(request: PlannedRequest) -> Guided:
     """Phase 1: the model thinks, that is, writes the `<think>` block."""
     lyrics = f"# Lyric\n{_plain(request.lyrics)}\n"
     negative = _negative(request)
@@ -35,7 +36,7 @@ def metadata_prompt(request: MusicRequest) -> Guided:
     return Guided(_turns(GENERATE, _song(request)), _turns(GENERATE, away))
 
 
-def codes_prompt(request: MusicRequest, plan: Plan) -> Guided:
+def codes_prompt(request: PlannedRequest, plan: Plan) -> Guided:
     """Phase 2: the block is written, the audio codes follow in the same turn.
 
     The user block keeps the caption as the user wrote it; the planner's own is in the block. The
@@ -66,11 +67,11 @@ def format_prompt(caption: str, lyrics: str) -> str:
     return _turns(FORMAT, f"# Caption\n{caption}\n\n# Lyric\n{lyrics}")
 
 
-def _song(request: MusicRequest) -> str:
+def _song(request: PlannedRequest) -> str:
     return f"# Caption\n{_plain(request.caption)}\n\n# Lyric\n{_plain(request.lyrics)}\n"
 
 
-def _negative(request: MusicRequest) -> str:
+def _negative(request: PlannedRequest) -> str:
     """The negative prompt, empty where the user wrote none or the model's word for none."""
     negative = request.lm_negative_prompt.strip()
     return "" if negative == NO_INPUT else _plain(negative)

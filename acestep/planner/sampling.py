@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from acestep import seeds
-from acestep.request import MusicRequest
+from acestep.request.planned import PlannedRequest
 
 Logits = Float[Tensor, "batch vocab"]
 Allowed = Bool[Tensor, "batch vocab"]
@@ -40,7 +40,7 @@ class Sampling:
     top_p: float = 0.9
 
     @classmethod
-    def of(cls, request: MusicRequest) -> Self:
+    def of(cls, request: PlannedRequest) -> Self:
         return cls(request.lm_temperature, request.lm_top_k, request.lm_top_p)
 
 

@@ -16,8 +16,8 @@ from typing import Any
 import yaml
 
 from acestep.errors import InvalidRequest
-from acestep.request import MusicRequest, Plan
-from acestep.request.values import CODE_RATE, CODEBOOK_SIZE, UNKNOWN_LANGUAGE
+from acestep.request import Plan
+from acestep.request.values import CODE_RATE, CODEBOOK_SIZE
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 FIELDS = ("bpm", "caption", "duration", "genres", "keyscale", "language", "timesignature")
@@ -39,21 +39,6 @@ class Description:
     plan: Plan
     genres: str
     lyrics: str
-
-
-def given(request: MusicRequest) -> Plan:
-    """The metadata the user chose, which the planner must keep as they are.
-
-    The caption is not among them: the planner writes its own, and the request keeps the user's.
-    """
-    language = request.vocal_language
-    return Plan(
-        bpm=request.bpm,
-        duration=request.duration,
-        key_scale=request.key_scale,
-        time_signature=request.time_signature,
-        vocal_language=None if language == UNKNOWN_LANGUAGE else language,
-    )
 
 
 def keep_given(plan: Plan, chosen: Plan) -> Plan:

@@ -4,7 +4,6 @@ Official 5 Hz models have 217,204: Qwen's 151,669 and `<|audio_code_0|>` … `<|
 of which 64,000 stand for a codebook entry. Everything is read from the folder's `tokenizer.json`.
 """
 
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +11,9 @@ from typing import TYPE_CHECKING, Self
 
 from tokenizers import Tokenizer
 
-from acestep.errors import CheckpointError, ModelMissing
+from acestep.checkpoints.files import TOKENIZER_FILE
+from acestep.errors import CheckpointError
+from acestep.models.tokenizer import read_tokenizer
 from acestep.request.values import CODEBOOK_SIZE
 
 if TYPE_CHECKING:
@@ -58,21 +59,9 @@ class Vocabulary:
         """The vocabulary in a checkpoint folder.
 
         Raises:
-            ModelMissing: the folder has no `tokenizer.json`.
-            CheckpointError: the file is damaged, or of another kind of model.
+            CheckpointError: `tokenizer.json` is missing, damaged, or of another kind of model.
         """
-        path = folder / "tokenizer.json"
-        try:
-            text = path.read_text(encoding="utf-8")
-            json.loads(text)  # the tokenizers library raises a bare Exception for damaged files
-        except FileNotFoundError:
-            raise ModelMissing(
-                f"{folder} has no tokenizer.json. Download the planner again: "
-                f"acestep models download {folder.name}"
-            ) from None
-        except ValueError as error:
-            raise CheckpointError(f"{path} is damaged ({error}). Download it again.") from None
-        return cls(Tokenizer.from_str(text), codebook_size)
+        return cls(read_tokenizer(folder / TOKENIZER_FILE), codebook_size)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a prompt; control tokens and codes in the text are one id each."""

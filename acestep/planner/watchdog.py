@@ -13,7 +13,7 @@ from acestep.planner.backends import OnToken
 T = TypeVar("T")
 
 STALL_SECONDS = 30.0
-FIRST_TOKEN_SECONDS = 300.0  # reading the prompt, warming up a GPU
+FIRST_TOKEN_SECONDS = 300.0  # one piece of the prompt, warming up a GPU
 LONGEST_CYCLE = 8  # tokens
 LOOP_TOKENS = 150  # half a minute of codes: no music repeats so exactly for so long
 
@@ -31,7 +31,8 @@ def watched(
     raises (to cancel), `generate` is stopped at its next token.
 
     Raises:
-        UnsoundResult: no token for `stall` seconds (for `first` seconds, before the first one).
+        UnsoundResult: no token for `stall` seconds; before the first one, no progress in reading
+            for `first` seconds.
     """
     events: queue.Queue[tuple[int, int] | None] = queue.Queue()
     outcome: list[T] = []
@@ -60,7 +61,8 @@ def watched(
     try:
         while (event := events.get(timeout=patience)) is not None:
             on_token(*event)
-            patience = stall
+            if event[0] > 0:  # written, not only read
+                patience = stall
     except queue.Empty:
         raise UnsoundResult(
             f"The planner has written nothing for {patience:g} s and was given up. "

@@ -28,9 +28,7 @@ __all__ = [
 ]
 
 TASKS: Mapping[str, type[MusicRequest]] = {
-    "text2music": Text2Music,
-    "repaint": Repaint,
-    "cover": Cover,
+    request.name: request for request in (Text2Music, Repaint, Cover)
 }
 
 

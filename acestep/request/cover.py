@@ -5,17 +5,19 @@ from typing import ClassVar, Literal, Self
 from pydantic import model_validator
 
 from acestep.errors import InvalidRequest
-from acestep.request.edit import Edit
+from acestep.request.music import MusicRequest
 from acestep.request.schema import setting
 from acestep.request.values import File
 
 
-class Cover(Edit):
-    """A song in another style, with its structure kept."""
+class Cover(MusicRequest):
+    """Turn a song into another style that keeps its structure."""
 
+    name: ClassVar[str] = "cover"
     title: ClassVar[str] = "Cover"
     verb: ClassVar[str] = "cover"
     argument: ClassVar[str | None] = "source_audio"
+    source: ClassVar[str | None] = "source_audio"
     task: Literal["cover"] = "cover"
     source_audio: File = setting(
         ..., "source", "Source Audio", "The song to cover.",

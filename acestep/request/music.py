@@ -3,20 +3,18 @@
 import difflib
 import re
 from itertools import pairwise
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import model_validator
 
 from acestep.errors import InvalidRequest
-from acestep.request.plan import Plan
+from acestep.request.asked import Asked
 from acestep.request.preset import Preset
-from acestep.request.schema import Schema, setting
+from acestep.request.resolved import ResolvedRequest
+from acestep.request.schema import setting
 from acestep.request.values import (
-    CODE_RATE,
     INSTRUMENTAL,
-    MAX_DURATION,
     MAX_TAKES,
-    MIN_DURATION,
     SECTION_TAGS,
     UNKNOWN_LANGUAGE,
     AudioFormat,
@@ -34,20 +32,24 @@ from acestep.request.values import (
 )
 from acestep.seeds import MAX_SEED, draw_seed
 
+if TYPE_CHECKING:
+    from acestep.request.planned import PlannedRequest
 
-class MusicRequest(Schema):
+
+class MusicRequest(Asked):
     """What all tasks share. Use `Text2Music`, `Repaint` or `Cover`.
 
     Attributes:
-        title: of the task's tab.
-        verb: of the task's command.
-        argument: the field that the command takes without a flag.
+        name: the task's name, as the field `task` holds it.
+        title: what the task is called on the page.
+        verb: what its command is called.
+        argument: the field that its command takes by position.
     """
 
+    name: ClassVar[str]
     title: ClassVar[str]
     verb: ClassVar[str]
     argument: ClassVar[str | None] = None
-    can_think: ClassVar[bool] = True  # whether the planner has a part in this task
 
     caption: Text = setting(
         "", "text", "Music Caption", "Genre, instruments, mood, voice.", max_length=512
@@ -72,35 +74,8 @@ class MusicRequest(Schema):
     time_signature: TimeSignature = setting(
         None, "music", "Time Signature", "Beats per bar: 2, 3, 4, or 6 for 6/8."
     )
-    duration: float | None = setting(
-        None, "music", "Audio Duration", "Length of the song.",
-        unit="s", ge=MIN_DURATION, le=MAX_DURATION,
-    )  # fmt: skip
     reference_audio: File | None = setting(
         None, "music", "Reference Audio", "A recording whose timbre and mix the song should have."
-    )
-
-    think: bool | None = setting(
-        None, "planner", "Think",
-        "Let the 5Hz language model plan the song first: better structure, slower.",
-    )  # fmt: skip
-    lm_temperature: float = setting(
-        0.85, "planner", "LM Temperature", "Low is safe, high is surprising, 0 is the likeliest.",
-        ge=0.0, le=2.0,
-    )  # fmt: skip
-    lm_cfg_scale: float = setting(
-        2.0, "planner", "CFG Scale", "How strictly the language model follows the text; 1 is off.",
-        ge=1.0, le=7.0,
-    )  # fmt: skip
-    lm_top_p: float = setting(
-        0.9, "planner", "Top-P", "Keep the likeliest tokens up to this share; 1 is off.",
-        gt=0.0, le=1.0,
-    )  # fmt: skip
-    lm_top_k: int = setting(
-        0, "planner", "Top-K", "Keep this many of the likeliest tokens; 0 is off.", ge=0, le=1000
-    )
-    lm_negative_prompt: Text = setting(
-        "", "planner", "Negative Prompt", "What the plan should move away from.", max_length=512
     )
 
     steps: int | None = setting(
@@ -169,9 +144,6 @@ class MusicRequest(Schema):
     format: AudioFormat = setting(
         "flac", "output", "Format", "flac (24 bit), wav (16), wav24, wav32 (float), mp3, ogg, opus."
     )
-    plan: Plan | None = setting(
-        None, "plan", "Plan", "A plan made before; the planner is then skipped."
-    )
 
     @property
     def is_instrumental(self) -> bool:
@@ -185,28 +157,11 @@ class MusicRequest(Schema):
                 f"Guidance Start ({self.guidance_start:g}) must not be above "
                 f"Guidance End ({self.guidance_end:g}).",
             )
-        if self.plan is not None and len(self.plan.codes) not in (0, 1, self.takes):
-            raise InvalidRequest(
-                "plan",
-                f"The plan has {len(self.plan.codes)} rows of codes for {self.takes} takes: "
-                "give one row, or one for each.",
-            )
         if self.timesteps and any(b >= a for a, b in pairwise(self.timesteps)):
             raise InvalidRequest("timesteps", "Timesteps must fall from one to the next.")
         return self
 
-    def begin(self, preset: Preset, *, has_planner: bool) -> Self:
-        """Refuse what this checkpoint cannot do; draw the seed; decide whether to think.
-
-        What is left open afterwards is the planner's to choose, or the preset's (`resolve`).
-
-        Raises:
-            InvalidRequest: a value is off this checkpoint's preset, or Think has no planner.
-        """
-        if self.think and not has_planner and self.plan is None:
-            raise InvalidRequest(
-                "think", "Think needs a 5Hz LM. Choose one in Service Configuration (or --lm)."
-            )
+    def check(self, preset: Preset, *, has_planner: bool) -> None:
         if self.steps is not None and self.steps > preset.max_steps:
             kind = "Turbo models" if preset.is_turbo else f"{preset.name} models"
             raise InvalidRequest(
@@ -224,53 +179,36 @@ class MusicRequest(Schema):
                 f"Guidance Scale has no effect on turbo models (you gave {self.guidance_scale:g}): "
                 "leave it out, or choose a base or sft model.",
             )
-        return self.model_copy(
-            update={
-                "think": self.can_think and has_planner if self.think is None else self.think,
-                "seed": draw_seed() if self.seed is None else self.seed,
-            }
+
+    def seeded(self) -> Self:
+        """The same with a seed, drawn if nobody chose one."""
+        return self if self.seed is not None else self.model_copy(update={"seed": draw_seed()})
+
+    def to_plan(self, *, has_planner: bool) -> "PlannedRequest | None":
+        """What the planner is to plan first; None when it has no part in this."""
+        return None
+
+    def resolve(self, preset: Preset) -> "ResolvedRequest[Self]":
+        """Fill every `None` once, from the checkpoint's preset."""
+        filled = self.filled(preset)
+        return ResolvedRequest(
+            asked=self.model_copy(update=filled),
+            caption=self.caption,
+            seed=filled["seed"],
+            steps=filled["steps"],
+            shift=filled["shift"],
+            guidance_scale=filled["guidance_scale"],
         )
 
-    def resolve(self, preset: Preset, *, has_planner: bool) -> Self:
-        """Fill every `None` once: from the plan where there is one, else from the preset.
-
-        The seed is among them, so the resolved request replays the track.
-
-        Raises:
-            InvalidRequest: as `begin`.
-        """
-        begun = self.begin(preset, has_planner=has_planner)
-        plan = self.plan or Plan()
-        return begun.model_copy(
-            update={
-                "vocal_language": self.vocal_language or plan.vocal_language or UNKNOWN_LANGUAGE,
-                "bpm": self.bpm or plan.bpm,
-                "key_scale": self.key_scale or plan.key_scale,
-                "time_signature": self.time_signature or plan.time_signature,
-                "duration": self._length(preset),
-                "steps": len(self.timesteps or ()) or self.steps or preset.steps,
-                "shift": self.shift or preset.shift,
-                "guidance_scale": self.guidance_scale or preset.guidance_scale,
-            }
-        )
-
-    def _length(self, preset: Preset) -> float | None:
-        """The user's length; else the codes', each a fifth of a second; else the plan's.
-
-        Raises:
-            InvalidRequest: there are codes for a song of another length than the user's.
-        """
-        if self.plan is None or not self.plan.codes:
-            planned = None if self.plan is None else self.plan.duration
-            return self.duration or planned or preset.duration
-        written = len(self.plan.codes[0]) / CODE_RATE
-        if self.duration is not None and abs(written - self.duration) >= 1 / CODE_RATE:
-            raise InvalidRequest(
-                "duration",
-                f"The plan's codes last {written:g} s, but Audio Duration is {self.duration:g} s: "
-                "leave the duration out, or plan again.",
-            )
-        return self.duration or written
+    def filled(self, preset: Preset) -> dict[str, Any]:
+        """Values for all fields that were left open and that somebody must choose."""
+        return {
+            "seed": self.seeded().seed,
+            "vocal_language": self.vocal_language or UNKNOWN_LANGUAGE,
+            "steps": len(self.timesteps or ()) or self.steps or preset.steps,
+            "shift": self.shift or preset.shift,
+            "guidance_scale": self.guidance_scale or preset.guidance_scale,
+        }
 
     def warnings(self) -> list[str]:
         """What is allowed but probably not meant, one sentence each."""

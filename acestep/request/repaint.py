@@ -6,17 +6,20 @@ from pydantic import BeforeValidator, model_validator
 from pydantic_core import PydanticCustomError
 
 from acestep.errors import InvalidRequest
-from acestep.request.edit import Edit
-from acestep.request.regions import Region, describe, read, require_forward, settle
+from acestep.request import regions as written
+from acestep.request.music import MusicRequest
+from acestep.request.regions import Region, describe, require_forward, settle
 from acestep.request.schema import setting
 from acestep.request.values import MAX_DURATION, MAX_REGIONS, File, RepaintMode
 
 
 def _regions(value: object) -> object:
-    """Pairs of seconds, or text such as `12:20, 40 to 48`; one pair may be written without the
-    brackets around it."""
+    """Pairs of seconds, also as people write them (`12:20, 40 to 48`); one pair may be written
+    without the brackets around it."""
     if isinstance(value, str):
-        value = read(value)
+        value = written.read(value)
+    elif isinstance(value, list) and value and all(isinstance(part, str) for part in value):
+        value = written.read(",".join(value))
     pairs = [value] if _is_pair(value) else value
     if not isinstance(pairs, list | tuple) or not all(map(_is_pair, pairs)):
         raise PydanticCustomError(
@@ -35,12 +38,17 @@ def _is_pair(value: object) -> bool:
     )
 
 
-class Repaint(Edit):
-    """Regions of a song are made anew; the rest stays bit-identical."""
+class Repaint(MusicRequest):
+    """Make a region of a song anew, or add music at its ends.
 
+    Everything outside the region stays bit-identical.
+    """
+
+    name: ClassVar[str] = "repaint"
     title: ClassVar[str] = "Repaint"
     verb: ClassVar[str] = "repaint"
     argument: ClassVar[str | None] = "source_audio"
+    source: ClassVar[str | None] = "source_audio"
     task: Literal["repaint"] = "repaint"
     source_audio: File = setting(
         ..., "source", "Source Audio", "The song to change.",
@@ -108,6 +116,9 @@ class Repaint(Edit):
         wanted = self.regions or [(self.repainting_start, self._end(source_seconds))]
         field = "regions" if self.regions else "repainting_start"
         return settle(wanted, source_seconds, MAX_DURATION, field)
+
+    def check_source(self, seconds: float) -> None:
+        self.regions_of(seconds)
 
     def summary(self, source_seconds: float) -> str:
         """What a run would do to a source of this length, in words.

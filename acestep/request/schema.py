@@ -113,7 +113,12 @@ def _sentence(schema: type[BaseModel], error: Mapping[str, Any]) -> tuple[str, s
     if kind == "extra_forbidden":
         near = difflib.get_close_matches(name, schema.model_fields, n=1)
         hint = f" Did you mean '{near[0]}'?" if near else ""
-        return name, f"There is no field '{name}'.{hint}"
+        owner = getattr(schema, "title", "")
+        return name, (
+            f"{owner} has no field '{name}'.{hint}"
+            if owner
+            else f"There is no field '{name}'.{hint}"
+        )
     field = schema.model_fields.get(name)
     if field is None:
         return name, f"This is not a request: {error['msg'].lower()}."

@@ -102,14 +102,13 @@ def _seed(value: object) -> object:
 
 
 def _timesteps(value: object) -> object:
-    """Lists that end at 0 and lists that end before it mean the same: the run ends at 0. Text has
-    commas between the times."""
+    """Lists that end at 0 and lists that end before it mean the same: the run ends at 0."""
     if isinstance(value, str):
-        value = [part.strip() for part in value.split(",")] if value.strip() else None
+        value = value.replace(",", " ").split()
     if not isinstance(value, list | tuple):
         return value or None
     times = list(value)
-    while times and times[-1] in (0, "0"):
+    while times and times[-1] in (0, "0", "0.0"):
         times.pop()
     return times or None
 

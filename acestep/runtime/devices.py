@@ -120,6 +120,14 @@ def describe(device: torch.device) -> str:
     return f"{_cpu_name()} ({threads} thread{'s' * (threads > 1)})"
 
 
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done all that it was told; on a CPU it has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
 def memory(device: torch.device) -> Memory:
     """Memory of a GPU, or of the computer: an Apple GPU shares it."""
     if device.type == "cuda":

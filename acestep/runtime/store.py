@@ -10,14 +10,14 @@ swap   one part is on the device at a time, the others wait in main memory: the 
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import nn
 
-from acestep.errors import CheckpointError
+from acestep.errors import CheckpointError, Unavailable
 from acestep.models.acestep import AceStep
 from acestep.models.config import AceStepConfig
 from acestep.models.dit import DiT
@@ -29,6 +29,7 @@ from acestep.planner.backends.decoder import fitting_dtype
 from acestep.planner.backends.vllm import unavailable
 from acestep.planner.planner import Planner
 from acestep.progress import Reporter
+from acestep.runtime.denoiser import Denoiser, EagerDenoiser
 from acestep.types import Latents, States
 
 Policy = Literal["keep", "swap"]
@@ -44,24 +45,34 @@ class Folders:
     lm: Path | None = None  # without one there is no planner
 
 
+@dataclass(frozen=True)
+class StoreSettings:
+    """Which networks a store holds, where and how.
+
+    Attributes:
+        planner_device: the planner may have a device of its own.
+        planner_dtype: so it may have a dtype; None is the one its engine is fastest in: on a CPU,
+            reading half as many bytes makes bf16 half again as fast as the fp32 of the others.
+    """
+
+    folders: Folders
+    device: torch.device
+    dtype: torch.dtype
+    policy: Policy
+    backend: BackendName = "auto"
+    planner_device: torch.device | None = None
+    planner_dtype: torch.dtype | None = None
+
+    def in_float32(self) -> "StoreSettings":
+        """The same in the safest dtype."""
+        return replace(self, dtype=torch.float32, planner_dtype=torch.float32)
+
+
 class ModelStore:
     """Loads the networks once and lends them, one `with` block at a time."""
 
-    def __init__(
-        self,
-        folders: Folders,
-        *,
-        device: torch.device,
-        dtype: torch.dtype,
-        policy: Policy,
-        report: Reporter,
-        backend: BackendName = "auto",
-        planner_dtype: torch.dtype | None = None,
-    ) -> None:
+    def __init__(self, settings: StoreSettings, report: Reporter) -> None:
         """Read every network into main memory (swap) or onto the device (keep).
-
-        The planner has a dtype of its own, by default the one its engine is fastest in: on a CPU,
-        reading half as many bytes makes bf16 half again as fast as the fp32 of the others.
 
         Under swap the planner is read anew for every plan, and let go before rendering: it is the
         one network that is used up before the others begin.
@@ -70,12 +81,12 @@ class ModelStore:
             CheckpointError: a folder is incomplete, damaged or of another shape.
             Unavailable: the planner's engine was asked for and cannot be had.
         """
-        self.folders = folders
-        self.device = device
-        self.dtype = dtype
-        self.policy: Policy = policy
+        self.settings = settings
+        folders, device, dtype = settings.folders, settings.device, settings.dtype
+        self.folders, self.device, self.dtype = folders, device, dtype
+        self.policy: Policy = settings.policy
         self._lent: tuple[nn.Module, ...] = ()
-        home = device if policy == "keep" else torch.device("cpu")
+        home = device if self.policy == "keep" else torch.device("cpu")
         total = 3 if folders.lm is None else 4
         report("loading", 0, total)
         self._acestep = load_acestep(folders.dit, dtype=dtype, device=home)
@@ -85,25 +96,17 @@ class ModelStore:
         self._vae = load_vae(folders.vae, dtype=dtype, device=home)
         self.silence: Latents = load_silence(folders.dit)
         report("loading", 3, total)
-        self.backend: BackendName = backend
-        self.planner_dtype = planner_dtype or fitting_dtype(device)
-        self._planner = self._load_planner() if policy == "keep" else None
+        self.backend: BackendName = settings.backend
+        self.planner_device = settings.planner_device or device
+        self.planner_dtype = settings.planner_dtype or fitting_dtype(self.planner_device)
+        self._planner = self._load_planner() if self.policy == "keep" else None
         report("loading", total, total)
 
-    def in_float32(self, report: Reporter) -> "ModelStore":
-        """The same networks in the safest dtype; the old ones are let go first."""
+    def close(self) -> None:
+        """Let the networks go. The store cannot be used afterwards."""
         if self._planner is not None:
             self._planner.close()
         del self._acestep, self._text_encoder, self._vae, self._planner
-        return ModelStore(
-            self.folders,
-            device=self.device,
-            dtype=torch.float32,
-            policy=self.policy,
-            report=report,
-            backend=self.backend,
-            planner_dtype=torch.float32,
-        )
 
     @property
     def planner_engine(self) -> str:
@@ -111,7 +114,7 @@ class ModelStore:
         if self.folders.lm is None:
             return ""
         engine = self.backend if self._planner is None else self._planner.backend.name
-        reason = None if engine == "vllm" else unavailable(self.device)
+        reason = None if engine == "vllm" else unavailable(self.planner_device)
         return f"{self.folders.lm.name} on {engine}." + (f" {reason}" if reason else "")
 
     @property
@@ -136,7 +139,8 @@ class ModelStore:
     def planner(self) -> Iterator[Planner]:
         with self._on_device():
             planner = self._planner or self._load_planner()
-            assert planner is not None, "asked to think without a planner"
+            if planner is None:
+                raise Unavailable("No 5Hz LM is loaded.")
             try:
                 yield planner
             finally:
@@ -161,6 +165,12 @@ class ModelStore:
             yield self._acestep.decoder
 
     @contextmanager
+    def denoiser(self) -> Iterator[Denoiser]:
+        """The DiT, ready for one run."""
+        with self.dit() as dit:
+            yield EagerDenoiser(dit, self.null_condition, self.device)
+
+    @contextmanager
     def vae(self) -> Iterator[Vae]:
         with self._on_device(self._vae):
             yield self._vae
@@ -169,7 +179,7 @@ class ModelStore:
         if self.folders.lm is None:
             return None
         backend = load_backend(
-            self.folders.lm, self.backend, device=self.device, dtype=self.planner_dtype
+            self.folders.lm, self.backend, device=self.planner_device, dtype=self.planner_dtype
         )
         planner = Planner(backend)
         if planner.codebook_size != self.config.codebook_size:

@@ -1,4 +1,5 @@
-"""What the DiT listens to: the two texts of a request, and the recording whose timbre it takes.
+"""What the DiT is told in words and by example: the two texts of a request, and the recording
+whose timbre it takes.
 
 The texts are the literal templates the models were trained with; one changed character is another
 prompt.
@@ -17,19 +18,19 @@ UNKNOWN = "N/A"
 REFERENCE_CLIPS = 3  # ten seconds each, so that verse, chorus and ending all lend their timbre
 
 
-def caption_prompt(request: MusicRequest, instruction: str, seconds: float) -> str:
+def caption_prompt(
+    request: MusicRequest, instruction: str, seconds: float, caption: str = ""
+) -> str:
     """Instruction, caption and metadata, as the text encoder reads them.
-
-    The planner's own caption, when there is one, takes the place of the user's.
 
     Args:
         instruction: one of the three above; it names what the context holds.
         seconds: length of the song.
+        caption: stands for the request's own.
     """
-    caption = (request.plan.caption if request.plan else "") or request.caption
     return (
         f"# Instruction\n{instruction}\n\n"
-        f"# Caption\n{caption}\n\n"
+        f"# Caption\n{caption or request.caption}\n\n"
         "# Metas\n"
         f"- bpm: {request.bpm or UNKNOWN}\n"
         f"- timesignature: {request.time_signature or UNKNOWN}\n"

@@ -24,33 +24,34 @@ Span = tuple[int, int]  # samples of the finished song
 
 
 @dataclass(frozen=True)
-class Canvas:
+class Timeline:
     """The layout of one song.
 
     Attributes:
         samples: its length.
-        fresh: the spans that are made anew, sorted and apart; the rest is the source's.
-        lead: samples that were added before the source.
+        edited: the spans that are made anew, sorted and apart; the rest is the source's.
+        pre_roll: samples that were added before the source.
         source_samples: length of the source; 0 when there is none.
     """
 
     samples: int
-    fresh: tuple[Span, ...]
-    lead: int = 0
+    edited: tuple[Span, ...]
+    pre_roll: int = 0
     source_samples: int = 0
 
     @classmethod
-    def blank(cls, samples: int, source_samples: int = 0) -> "Canvas":
+    def blank(cls, samples: int, source_samples: int = 0) -> "Timeline":
         """A song that is new from beginning to end."""
         return cls(samples, ((0, samples),), 0, source_samples)
 
     @classmethod
-    def around(cls, source_samples: int, regions: tuple[Region, ...]) -> "Canvas":
+    def around(cls, source_samples: int, regions: tuple[Region, ...]) -> "Timeline":
         """A source in which regions (settled, in its own seconds) are made anew or added."""
         spans = [tuple(round(edge * audio.SAMPLE_RATE) for edge in region) for region in regions]
-        lead = max(0, -spans[0][0])
-        total = lead + max(source_samples, spans[-1][1])
-        return cls(total, tuple((lead + a, lead + b) for a, b in spans), lead, source_samples)
+        pre_roll = max(0, -spans[0][0])
+        total = pre_roll + max(source_samples, spans[-1][1])
+        edited = tuple((pre_roll + a, pre_roll + b) for a, b in spans)
+        return cls(total, edited, pre_roll, source_samples)
 
     @property
     def seconds(self) -> float:
@@ -59,7 +60,7 @@ class Canvas:
     @property
     def offset(self) -> int:
         """Samples that are decoded before the song begins."""
-        return -self.lead % SAMPLES_PER_FRAME
+        return -self.pre_roll % SAMPLES_PER_FRAME
 
     @property
     def song_frames(self) -> int:
@@ -72,41 +73,41 @@ class Canvas:
         return max(MIN_FRAMES, self.song_frames)
 
     @property
-    def lead_frames(self) -> int:
+    def pre_roll_frames(self) -> int:
         """Frames before the source's first."""
-        return (self.offset + self.lead) // SAMPLES_PER_FRAME
+        return (self.offset + self.pre_roll) // SAMPLES_PER_FRAME
 
     @property
-    def window(self) -> Bool[Tensor, " frame"]:
+    def inpaint_mask(self) -> Bool[Tensor, " frame"]:
         """True at every frame that is heard, if only in part, in a span made anew."""
-        window = torch.zeros(self.frames, dtype=torch.bool)
-        for start, end in self.fresh:
+        mask = torch.zeros(self.frames, dtype=torch.bool)
+        for start, end in self.edited:
             first = (self.offset + start) // SAMPLES_PER_FRAME
-            window[first : math.ceil((self.offset + end) / SAMPLES_PER_FRAME)] = True
-        return window
+            mask[first : math.ceil((self.offset + end) / SAMPLES_PER_FRAME)] = True
+        return mask
 
     @property
-    def kept(self) -> Bool[Tensor, " sample"]:
+    def preserved(self) -> Bool[Tensor, " sample"]:
         """True at every sample that is the source's."""
-        kept = torch.ones(self.samples, dtype=torch.bool)
-        for start, end in self.fresh:
-            kept[start:end] = False
-        return kept
+        preserved = torch.ones(self.samples, dtype=torch.bool)
+        for start, end in self.edited:
+            preserved[start:end] = False
+        return preserved
 
     @property
     def replaced(self) -> list[Span]:
-        """What of the source is made anew: the fresh spans without what was added."""
-        end_of_source = self.lead + self.source_samples
-        spans = [(max(a, self.lead), min(b, end_of_source)) for a, b in self.fresh]
+        """What of the source is made anew: the edited spans without what was added."""
+        end_of_source = self.pre_roll + self.source_samples
+        spans = [(max(a, self.pre_roll), min(b, end_of_source)) for a, b in self.edited]
         return [(a, b) for a, b in spans if a < b]
 
     def blends(self, crossfade: float) -> list[tuple[int, Span]]:
         """Each border between old and new sound, and the samples over which they are blended.
 
-        The blend lies inside the fresh span, is `crossfade` seconds long and at most half the span.
+        The blend lies inside the edited span, is `crossfade` seconds long, at most half the span.
         """
         blends: list[tuple[int, Span]] = []
-        for start, end in self.fresh:
+        for start, end in self.edited:
             length = min(round(crossfade * audio.SAMPLE_RATE), (end - start) // 2)
             blends += [(start, (start, start + length))] * (start > 0)
             blends += [(end, (end - length, end))] * (end < self.samples)
@@ -119,19 +120,19 @@ class Canvas:
     def lay(self, source: Waveform) -> Stereo:
         """The source in its place, and silence where it is not."""
         song = torch.zeros(2, self.samples)
-        song[:, self.lead : self.lead + self.source_samples] = source[0]
+        song[:, self.pre_roll : self.pre_roll + self.source_samples] = source[0]
         return song
 
     @property
     def new_samples(self) -> int:
-        return sum(b - a for a, b in self.fresh)
+        return sum(b - a for a, b in self.edited)
 
     def new_sound(self, song: Stereo) -> Stereo:
         """The spans made anew, one after the other."""
-        return joined(song, self.fresh)
+        return joined(song, self.edited)
 
     def splice(self, source: Waveform, new: Stereo, crossfade: float) -> Stereo:
-        """The source with `new` in the fresh spans; every other sample is the source's own.
+        """The source with `new` in the edited spans; every other sample is the source's own.
 
         At each border the two are blended linearly. Where the source has ended, its mirror image
         takes its place: it goes on from the same sample, so nothing clicks.
@@ -141,7 +142,7 @@ class Canvas:
             crossfade: seconds, see `blends`.
         """
         song = self.lay(source)
-        for start, end in self.fresh:
+        for start, end in self.edited:
             song[:, start:end] = new[:, start:end]
         for border, (start, end) in self.blends(crossfade):
             rising = torch.arange(1, end - start + 1) / (end - start + 1)
@@ -153,7 +154,7 @@ class Canvas:
     def _mirrored(self, source: Waveform, start: int, end: int) -> Stereo:
         """Samples of the source, which is reflected at its ends."""
         last = self.source_samples - 1
-        place = torch.arange(start, end) - self.lead
+        place = torch.arange(start, end) - self.pre_roll
         place = torch.where(place < 0, -1 - place, place)
         place = torch.where(place > last, 2 * last + 1 - place, place)
         return source[0][:, place.clamp(0, last)]

@@ -1,1 +1,4 @@
-"""The nano models' own music, trainers and measurements. Nothing here is part of the product."""
+"""The nano models' own music, trainers and measurements. Nothing here is part of the product.
+
+In the order of their making: `data`, `networks`, `training`, `evaluation`.
+"""

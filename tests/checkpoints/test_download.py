@@ -4,107 +4,26 @@ import dataclasses
 import errno
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import save
+from fake_hub import COMMIT, FILES, REPO, WEIGHTS, FakeHub, HubServer, empty_computer, remote
 
 from acestep.checkpoints import download as downloads
-from acestep.checkpoints.download import (
-    DownloadPlan,
-    DownloadProgress,
-    HuggingFace,
-    Listing,
-    RemoteFile,
-    Unreachable,
-    download,
-    plan,
-    verify,
-)
-from acestep.checkpoints.locate import Catalogue, Checkpoints, Entry, Manifest
+from acestep.checkpoints.catalogue import Entry
+from acestep.checkpoints.download import DownloadPlan, DownloadProgress, download, plan, verify
+from acestep.checkpoints.hub import HuggingFace, Listing
+from acestep.checkpoints.locate import Checkpoints
+from acestep.checkpoints.manifest import Manifest
 from acestep.errors import Cancelled, CheckpointError, DownloadError, ModelMissing
 
-REPO = "ACE-Step/Ace-Step1.5"
-COMMIT = "c" * 40
-WEIGHTS = save({"a": torch.arange(50_000.0)})
-FILES = {
-    "acestep-v15-turbo/config.json": b'{"model_type": "acestep", "is_turbo": true}',
-    "acestep-v15-turbo/model.safetensors": WEIGHTS,
-    "acestep-v15-turbo/silence_latent.pt": b"silence" * 1000,
-    "acestep-v15-turbo/modeling_acestep_v15_turbo.py": b"print('code')",
-    "acestep-v15-turbo/pytorch_model.bin": b"\x80pickle",
-    "acestep-v15-turbo/extra/config.json": b"{}",
-    "vae/config.json": b'{"downsampling_ratios": [2]}',
-    "vae/diffusion_pytorch_model.safetensors": WEIGHTS,
-    "Qwen3-Embedding-0.6B/config.json": b'{"model_type": "qwen3"}',
-    "Qwen3-Embedding-0.6B/model.safetensors": WEIGHTS,
-    "Qwen3-Embedding-0.6B/tokenizer.json": b"{}",
-    "Qwen3-Embedding-0.6B/merges.txt": b"a b\n",
-    "README.md": b"# hello",
-}
-
-
-def remote(path: str, content: bytes) -> RemoteFile:
-    """As the hub lists it: SHA-256 of large files, git's hash of small ones."""
-    large = path.endswith((".safetensors", ".pt"))
-    git = hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest()
-    sha256 = hashlib.sha256(content).hexdigest() if large else None
-    return RemoteFile(path, len(content), sha256, None if large else git)
-
-
-class FakeHub:
-    """A hub with the files above.
-
-    Attributes:
-        sends: what goes over the line, when it is not what was listed.
-        breaks_after: bytes after which each connection is lost; None never.
-        requests: (path, start) of every connection.
-    """
-
-    def __init__(self, *, reachable: bool = True, breaks_after: int | None = None) -> None:
-        self.reachable = reachable
-        self.breaks_after = breaks_after
-        self.sends = dict(FILES)
-        self.cache: dict[str, Path] = {}
-        self.requests: list[tuple[str, int]] = []
-
-    def listing(self, repo: str, revision: str) -> Listing:
-        if not self.reachable:
-            raise Unreachable("no route to host")
-        assert repo == REPO
-        return Listing(COMMIT, tuple(remote(path, content) for path, content in FILES.items()))
-
-    def cached(self, repo: str, commit: str, path: str) -> Path | None:
-        return self.cache.get(path)
-
-    def chunks(self, repo: str, commit: str, path: str, start: int) -> Iterator[bytes]:
-        assert (repo, commit) == (REPO, COMMIT)
-        self.requests.append((path, start))
-        if not self.reachable:
-            raise Unreachable("no route to host")
-        content = self.sends[path][start:]
-        line = content if self.breaks_after is None else content[: self.breaks_after]
-        for i in range(0, len(line), 10_000):
-            yield line[i : i + 10_000]
-        if len(line) < len(content):
-            raise Unreachable("connection reset")
+CONFIG = FILES["vae/config.json"]
 
 
 @pytest.fixture
 def places(tmp_path: Path) -> Checkpoints:
-    own = Catalogue.read()
-    # The published hashes are of the published weights; the fake hub has others.
-    models = {name: row.model_copy(update={"sha256": {}}) for name, row in own.models.items()}
-    return Checkpoints(
-        tmp_path / "checkpoints",
-        catalogue=own.model_copy(update={"models": models}),
-        cache=tmp_path / "cache",
-        shipped=tmp_path / "shipped",
-    )
+    return empty_computer(tmp_path)
 
 
 def fetch(planned: DownloadPlan, hub: FakeHub) -> list[DownloadProgress]:
@@ -161,7 +80,7 @@ class TestPlan:
             plan("acestep-v15-turbo", places, FakeHub(reachable=False))
         sentence = str(caught.value)
         assert "cannot be reached (no route to host)" in sentence
-        assert "config.json, model.safetensors" in sentence and "silence_latent.pt" in sentence
+        assert "Put config.json, silence_latent.pt and model.safetensors (or its parts" in sentence
         assert f"into {places.root / 'acestep-v15-turbo'}" in sentence
         assert "ACE-Step/Ace-Step1.5/acestep-v15-turbo (commit 19671f4" in sentence
         assert "`acestep models download acestep-v15-turbo`" in sentence
@@ -222,6 +141,37 @@ class TestDownload:
         fetch(again, hub)
         assert hub.requests == [("vae/diffusion_pytorch_model.safetensors", arrived)]
         assert verify(places.root / "vae", places) == []
+
+    def test_what_was_fetched_is_told_from_what_was_only_checked(self, places: Checkpoints) -> None:
+        part = places.root / "vae" / "diffusion_pytorch_model.safetensors.part"
+        part.parent.mkdir(parents=True)
+        part.write_bytes(WEIGHTS[:150_000])
+        planned = plan("vae", places, FakeHub())
+        seen = fetch(planned, FakeHub())
+        checked = [p for p in seen if p.file in part.name and p.fetched == len(CONFIG)]
+        assert checked[-1].done == len(CONFIG) + 150_000
+        assert checked[-1].missing == planned.missing - len(CONFIG)
+        assert (seen[-1].fetched, seen[-1].missing) == (planned.missing, 0)
+
+    def test_a_part_that_is_thrown_away_is_missing_again(self, places: Checkpoints) -> None:
+        part = places.root / "vae" / "diffusion_pytorch_model.safetensors.part"
+        part.parent.mkdir(parents=True)
+        part.write_bytes(b"x" * 150_000)
+        seen = fetch(plan("vae", places, FakeHub()), FakeHub())
+        assert max(p.missing for p in seen if p.file in part.name) > len(WEIGHTS) - 20_000
+        assert seen[-1].fetched == len(CONFIG) + len(WEIGHTS) - 150_000 + len(WEIGHTS)
+        assert seen[-1].missing == 0
+
+    def test_a_download_that_hangs_can_be_cancelled_between_attempts(
+        self, places: Checkpoints
+    ) -> None:
+        def cancel(progress: DownloadProgress) -> None:
+            raise Cancelled("Cancelled.")
+
+        hub = FakeHub(breaks_after=0)
+        with pytest.raises(Cancelled):
+            download(plan("vae", places, hub), cancel, hub, retry_seconds=0)
+        assert len(hub.requests) == 1
 
     def test_a_connection_lost_for_good_says_how_far_it_came(self, places: Checkpoints) -> None:
         hub = FakeHub(breaks_after=0)
@@ -356,111 +306,17 @@ class TestVerify:
             verify(path.parent, places)
 
 
-class HubHandler(BaseHTTPRequestHandler):
-    """The two requests of the hub's protocol that a download makes."""
-
-    ignores_ranges = False
-    ranges: list[str | None]
-
-    def do_GET(self) -> None:
-        if self.path.startswith(f"/api/models/{REPO}/revision/"):
-            siblings = [
-                {
-                    "rfilename": file.path,
-                    "size": file.size,
-                    "blobId": file.git_sha1 or "0" * 40,
-                    **(
-                        {"lfs": {"sha256": file.sha256, "size": file.size, "pointerSize": 1}}
-                        if file.sha256
-                        else {}
-                    ),
-                }
-                for file in (remote(path, content) for path, content in FILES.items())
-            ]
-            self._send(200, json.dumps({"id": REPO, "sha": COMMIT, "siblings": siblings}).encode())
-        elif self.path.startswith(f"/{REPO}/resolve/{COMMIT}/"):
-            content = FILES[self.path.split(f"{COMMIT}/")[1]]
-            asked = self.headers["Range"]
-            self.ranges.append(asked)
-            if asked and not self.ignores_ranges:
-                self._send(206, content[int(asked.removeprefix("bytes=").removesuffix("-")) :])
-            else:
-                self._send(200, content)
-        elif "gated" in self.path:
-            self._send(403, b"{}", {"X-Error-Code": "GatedRepo"})
-        elif "busy" in self.path:
-            self._send(503, b"{}")
-        else:
-            self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
-
-    def _send(self, status: int, content: bytes, headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        for key, value in {"Content-Length": str(len(content)), **(headers or {})}.items():
-            self.send_header(key, value)
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-@pytest.fixture
-def handler() -> type[HubHandler]:
-    return type("Handler", (HubHandler,), {"ranges": []})
-
-
-@pytest.fixture
-def hub(handler: type[HubHandler], tmp_path: Path) -> Iterator[HuggingFace]:
-    """The real client, talking to a server of this test."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield HuggingFace(f"http://127.0.0.1:{server.server_port}", cache=tmp_path / "cache")
-        server.shutdown()
-        thread.join()
-
-
-class TestHuggingFace:
-    @pytest.mark.parametrize("ignores_ranges", [False, True])
-    def test_the_real_client_plans_resumes_and_verifies(
-        self,
-        places: Checkpoints,
-        hub: HuggingFace,
-        handler: type[HubHandler],
-        ignores_ranges: bool,
-    ) -> None:
-        handler.ignores_ranges = ignores_ranges
-        folder = places.root / "vae"
-        folder.mkdir(parents=True)
-        (folder / "diffusion_pytorch_model.safetensors.part").write_bytes(WEIGHTS[:70_001])
-        planned = plan("vae", places, hub)
-        assert planned.models[0].commit == COMMIT
-        download(planned, None, hub, retry_seconds=0)
-        assert handler.ranges == [None, "bytes=70001-"]
-        assert (folder / "diffusion_pytorch_model.safetensors").read_bytes() == WEIGHTS
-        assert verify(folder, places) == []
-
-    def test_a_gated_repository_says_where_to_accept_its_terms(self, hub: HuggingFace) -> None:
-        with pytest.raises(DownloadError, match=r"terms.*huggingface\.co/some/gated.*HF_TOKEN"):
-            hub.listing("some/gated", "main")
-
-    def test_a_repository_that_is_not_there_says_so(self, hub: HuggingFace) -> None:
-        with pytest.raises(DownloadError, match="some/other is not on the hub"):
-            hub.listing("some/other", "main")
-        with pytest.raises(DownloadError, match="some/other is not on the hub"):
-            next(hub.chunks("some/other", COMMIT, "config.json", 0))
-
-    def test_a_busy_or_absent_hub_is_worth_another_try(self, hub: HuggingFace) -> None:
-        with pytest.raises(Unreachable, match="503"):
-            next(hub.chunks("some/busy", COMMIT, "config.json", 0))
-        absent = HuggingFace("http://127.0.0.1:9")
-        with pytest.raises(Unreachable):
-            absent.listing(REPO, "main")
-
-    def test_the_cache_is_asked_without_network(self, tmp_path: Path) -> None:
-        snapshot = tmp_path / "models--ACE-Step--Ace-Step1.5" / "snapshots" / COMMIT / "vae"
-        snapshot.mkdir(parents=True)
-        (snapshot / "config.json").write_text("{}")
-        offline = HuggingFace("http://127.0.0.1:9", cache=tmp_path)
-        assert offline.cached(REPO, COMMIT, "vae/config.json") == snapshot / "config.json"
-        assert offline.cached(REPO, COMMIT, "vae/other.json") is None
+@pytest.mark.parametrize("ignores_ranges", [False, True])
+def test_the_real_client_plans_resumes_and_verifies(
+    places: Checkpoints, hub: HuggingFace, server: HubServer, ignores_ranges: bool
+) -> None:
+    server.ignores_ranges = ignores_ranges
+    folder = places.root / "vae"
+    folder.mkdir(parents=True)
+    (folder / "diffusion_pytorch_model.safetensors.part").write_bytes(WEIGHTS[:70_001])
+    planned = plan("vae", places, hub)
+    assert planned.models[0].commit == COMMIT
+    download(planned, None, hub, retry_seconds=0)
+    assert server.ranges == [None, "bytes=70001-"]
+    assert (folder / "diffusion_pytorch_model.safetensors").read_bytes() == WEIGHTS
+    assert verify(folder, places) == []

@@ -1,72 +1,15 @@
 """Names, folders, presets: what is found where, and what is said when it is not."""
 
-import json
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import save_file
+from model_folders import MakeModel
 
-from acestep.checkpoints import locate
-from acestep.checkpoints.locate import Catalogue, Checkpoints, Kind
+from acestep.checkpoints.files import Kind
+from acestep.checkpoints.locate import Checkpoints
 from acestep.errors import CheckpointError, ModelMissing
-from acestep.request import Text2Music
-
-PUBLISHED: Mapping[str, Kind] = {
-    "acestep-v15-turbo": "dit",
-    "acestep-v15-turbo-shift1": "dit",
-    "acestep-v15-turbo-shift3": "dit",
-    "acestep-v15-turbo-continuous": "dit",
-    "acestep-v15-base": "dit",
-    "acestep-v15-sft": "dit",
-    "acestep-v15-xl-turbo": "dit",
-    "acestep-v15-xl-base": "dit",
-    "acestep-v15-xl-sft": "dit",
-    "acestep-5Hz-lm-0.6B": "lm",
-    "acestep-5Hz-lm-1.7B": "lm",
-    "acestep-5Hz-lm-4B": "lm",
-    "vae": "vae",
-    "Qwen3-Embedding-0.6B": "text_encoder",
-}
-OURS: Mapping[str, Kind] = {
-    "acestep-v15-nano-turbo": "dit",
-    "acestep-v15-nano-base": "dit",
-    "acestep-5Hz-lm-nano": "lm",
-    "acestep-nano-vae": "vae",
-    "acestep-nano-text-encoder": "text_encoder",
-}
-CONFIGS: Mapping[Kind, dict[str, Any]] = {
-    "dit": {"model_type": "acestep", "text_hidden_dim": 1024, "is_turbo": True},
-    "lm": {"model_type": "qwen3", "hidden_size": 1024},
-    "text_encoder": {"model_type": "qwen3", "hidden_size": 1024},
-    "vae": {"_class_name": "AutoencoderOobleck", "downsampling_ratios": [2, 4, 4, 6, 10]},
-}
-
-MakeModel = Callable[..., Path]
-
-
-@pytest.fixture
-def make_model(tmp_path: Path) -> MakeModel:
-    """Write a folder that is complete as far as headers tell."""
-
-    def make(name: str, kind: Kind, *, into: Path | None = None, **config: Any) -> Path:
-        folder = (into or tmp_path / "checkpoints") / name
-        folder.mkdir(parents=True)
-        (folder / "config.json").write_text(json.dumps(CONFIGS[kind] | config))
-        stem = locate.STEMS[kind]
-        save_file({"a": torch.arange(9000.0)}, folder / f"{stem}.safetensors")
-        if kind == "dit":
-            (folder / "silence_latent.pt").write_bytes(b"silence")
-        if kind in ("lm", "text_encoder"):
-            (folder / "tokenizer.json").write_text("{}")
-        return folder
-
-    return make
 
 
 @pytest.fixture
@@ -87,84 +30,6 @@ def refusal(places: Checkpoints, name: str | Path, kind: Kind | None = None) -> 
     with pytest.raises(CheckpointError) as caught:
         places.resolve(name, kind)
     return str(caught.value)
-
-
-class TestCatalogue:
-    def test_every_published_name_is_known_with_its_kind(self) -> None:
-        kinds = {name: entry.kind for name, entry in Catalogue.read().models.items()}
-        assert kinds == {**PUBLISHED, **OURS}
-
-    def test_every_published_model_is_pinned_to_a_commit(self) -> None:
-        models = Catalogue.read().models
-        for name in PUBLISHED:
-            entry = models[name]
-            assert entry.repo is not None and entry.repo.startswith("ACE-Step/")
-            assert locate.COMMIT.fullmatch(entry.revision or "")
-            assert entry.size is not None and entry.size > 300e6
-        assert all(models[name].ships for name in OURS)
-
-    def test_published_hashes_are_sha256_of_the_weights(self) -> None:
-        for entry in Catalogue.read().models.values():
-            for file, digest in entry.sha256.items():
-                assert file == f"{locate.STEMS[entry.kind]}.safetensors"
-                assert len(digest) == 64 and int(digest, 16)
-
-    @pytest.mark.parametrize(
-        "name", [n for n, kind in {**PUBLISHED, **OURS}.items() if kind == "dit"]
-    )
-    def test_every_preset_resolves_a_request(self, name: str) -> None:
-        catalogue = Catalogue.read()
-        preset = catalogue.presets[catalogue.models[name].preset or ""]
-        resolved = Text2Music(caption="x").resolve(preset, has_planner=False)
-        assert resolved.steps == preset.steps <= preset.max_steps
-        assert resolved.shift == preset.shift
-        assert resolved.guidance_scale == preset.guidance_scale
-        assert preset.is_turbo == ("turbo" in name)
-        assert preset.duration == (20.0 if "nano" in name else 120.0)
-
-    def test_presets_are_those_the_families_were_trained_with(self) -> None:
-        presets = Catalogue.read().presets
-        numbers = {
-            name: (p.steps, p.max_steps, p.shift, p.guidance_scale) for name, p in presets.items()
-        }
-        assert numbers["turbo"] == numbers["turbo-shift3"] == (8, 20, 3.0, 1.0)
-        assert numbers["turbo-shift1"] == (8, 20, 1.0, 1.0)
-        assert numbers["base"] == numbers["sft"] == (50, 200, 1.0, 7.0)
-
-    def test_a_dit_brings_its_companions(self) -> None:
-        catalogue = Catalogue.read()
-        assert catalogue.with_companions("acestep-v15-xl-sft") == (
-            "acestep-v15-xl-sft",
-            "vae",
-            "Qwen3-Embedding-0.6B",
-        )
-        assert catalogue.with_companions("vae") == ("vae",)
-
-    @pytest.mark.parametrize(
-        ("models", "sentence"),
-        [
-            ('[a]\nkind = "dit"\n', "license"),
-            ('[a]\nkind = "lm"\nlicense = "MIT"\ndescription = ""\ncolour = 1\n', "colour"),
-            ('[a]\nkind = "dit"\nlicense = "MIT"\ndescription = ""\n', "belong to a dit"),
-            ('[a]\nkind = "lm"\nlicense = "MIT"\ndescription = ""\nrepo = "x/y"\n', "revision"),
-            ("[a\n", "cannot be read"),
-        ],
-    )
-    def test_a_wrong_table_is_refused(self, tmp_path: Path, models: str, sentence: str) -> None:
-        (tmp_path / "models.toml").write_text(models)
-        (tmp_path / "presets.toml").write_text("")
-        with pytest.raises(CheckpointError, match=sentence):
-            Catalogue.read(tmp_path)
-
-    def test_a_row_that_names_what_is_not_there_is_refused(self, tmp_path: Path) -> None:
-        shutil.copytree(locate.configs_folder(), tmp_path, dirs_exist_ok=True)
-        (tmp_path / "presets.toml").write_text("")
-        with pytest.raises(CheckpointError, match="names the preset 'turbo', which is not there"):
-            Catalogue.read(tmp_path)
-
-    def test_a_missing_table_says_so(self, tmp_path: Path) -> None:
-        with pytest.raises(CheckpointError, match="install the program again"):
-            Catalogue.read(tmp_path)
 
 
 class TestResolve:
@@ -237,6 +102,12 @@ class TestResolve:
         path = tmp_path / "gone"
         assert missing_sentence(places, str(path)) == f"There is no folder {path}."
 
+    @pytest.mark.parametrize("name", ["a" * 5000, "/" + "a" * 5000, "~nobody-has-this-name/x"])
+    def test_a_place_that_cannot_be_looked_at_says_why(
+        self, places: Checkpoints, name: str
+    ) -> None:
+        assert refusal(places, name).startswith("The model's folder cannot be looked at (")
+
     def test_what_ships_and_is_gone_asks_for_a_new_installation(self, places: Checkpoints) -> None:
         sentence = missing_sentence(places, "acestep-v15-nano-turbo")
         assert sentence.endswith("Install the program again.")
@@ -257,74 +128,6 @@ class TestResolve:
         assert refusal(places, "acestep-5Hz-lm-0.6B", "dit") == (
             "acestep-5Hz-lm-0.6B is a 5Hz language model, not a music model."
         )
-
-
-class TestProblems:
-    def test_a_sharded_checkpoint_is_complete_when_every_shard_is(
-        self, places: Checkpoints, make_model: MakeModel
-    ) -> None:
-        folder = make_model("acestep-v15-xl-turbo", "dit")
-        single = folder / "model.safetensors"
-        shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
-        single.rename(folder / shards[0])
-        save_file({"b": torch.zeros(2)}, folder / shards[1])
-        index = {"weight_map": {"a": shards[0], "b": shards[1]}}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-        assert locate.problems(folder, "dit") == []
-        (folder / shards[1]).unlink()
-        (problem,) = locate.problems(folder, "dit")
-        assert problem.startswith(f"{shards[1]} is missing: ")
-
-    @pytest.mark.parametrize(
-        ("content", "sentence"),
-        [
-            (b"", "is empty; "),
-            (b"PK\x03\x04 a renamed pickle", "is a pickle archive"),
-            (b"\x05\0\0\0\0\0\0\0{oops", "is damaged: its header cannot be read."),
-            (b"\x02\0\0\0\0\0\0\0{}tail", "is damaged: 4 bytes follow its tensors."),
-            (b"\xff" * 40, "is damaged; "),
-        ],
-    )
-    def test_weights_that_are_none_are_seen_by_content(
-        self, make_model: MakeModel, content: bytes, sentence: str
-    ) -> None:
-        folder = make_model("acestep-v15-turbo", "dit")
-        (folder / "model.safetensors").write_bytes(content)
-        (problem,) = locate.problems(folder, "dit")
-        assert problem.startswith(f"model.safetensors {sentence}")
-
-    def test_a_cut_off_file_is_seen_by_its_length(self, make_model: MakeModel) -> None:
-        folder = make_model("acestep-v15-turbo", "dit")
-        path = folder / "model.safetensors"
-        content = path.read_bytes()
-        path.write_bytes(content[:-1])
-        (problem,) = locate.problems(folder, "dit")
-        assert problem.startswith(
-            f"model.safetensors is cut off: {len(content) - 1:,} bytes of {len(content):,}"
-        )
-
-    def test_a_pickle_is_named_and_not_loaded(self, make_model: MakeModel) -> None:
-        folder = make_model("acestep-5Hz-lm-0.6B", "lm")
-        (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-        (problem,) = locate.problems(folder, "lm")
-        assert "only pytorch_model.bin, a pickle file" in problem
-
-    def test_an_index_cannot_point_outside_its_folder(self, make_model: MakeModel) -> None:
-        folder = make_model("acestep-v15-xl-turbo", "dit")
-        (folder / "model.safetensors").unlink()
-        index = {"weight_map": {"a": "../../secret.safetensors"}}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-        (problem,) = locate.problems(folder, "dit")
-        assert problem.startswith("model.safetensors.index.json points outside its folder")
-
-    def test_a_folder_of_another_program_is_no_model(self, tmp_path: Path) -> None:
-        assert locate.problems(tmp_path, "dit") == ["config.json is missing."]
-        (tmp_path / "config.json").write_text("[1]")
-        assert locate.problems(tmp_path, "dit") == ["config.json is not a JSON object."]
-        (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-        assert locate.problems(tmp_path, None) == [
-            "config.json is of no network this program knows."
-        ]
 
 
 class TestCompanions:
@@ -409,21 +212,9 @@ def test_installed_lists_known_models_first_and_own_folders_after(
     assert (found["my-song-model"].kind, found["my-song-model"].state) == ("dit", "ready")
 
 
-def test_a_fingerprint_follows_the_weights_and_nothing_else(make_model: MakeModel) -> None:
-    folder = make_model("acestep-v15-turbo", "dit")
-    before = locate.fingerprint(folder)
-    (folder / "notes.txt").write_text("mine")
-    assert locate.fingerprint(folder) == before
-    path = folder / "model.safetensors"
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-    assert locate.fingerprint(folder) != before
-
-
 def test_importing_checkpoints_costs_neither_torch_nor_the_hub_client() -> None:
     code = (
-        "import sys, acestep.checkpoints.locate as c; c.Catalogue.read();"
+        "import sys, acestep.checkpoints.locate as c; c.Checkpoints();"
         "print([m for m in ('torch', 'huggingface_hub', 'safetensors') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

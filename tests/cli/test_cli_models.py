@@ -14,10 +14,10 @@ from fake_engine import FakeEngine
 from safetensors.torch import save
 from typer.testing import CliRunner, Result
 
-from acestep.checkpoints.download import Listing, RemoteFile
-from acestep.checkpoints.locate import DEFAULT_MODEL, Catalogue
+from acestep.checkpoints.catalogue import Catalogue
+from acestep.checkpoints.hub import Listing, RemoteFile
 from acestep.cli import build_app, page
-from acestep.config import ServiceConfig
+from acestep.config import DEFAULT_MODEL, ServiceConfig
 from acestep.library.recipe import read_recipe
 from acestep.ui import app as ui_app
 

@@ -23,11 +23,11 @@ class Network:
         self.alone: list[float] = []
         self.paired: list[float] = []
 
-    def conditional(self, latents: Tensor, t: float) -> Tensor:
+    def conditional(self, latents: Tensor, t: float, step: int = 0) -> Tensor:
         self.alone.append(t)
         return torch.tanh(latents) + t
 
-    def pair(self, latents: Tensor, t: float) -> tuple[Tensor, Tensor]:
+    def pair(self, latents: Tensor, t: float, step: int = 0) -> tuple[Tensor, Tensor]:
         self.paired.append(t)
         return torch.tanh(latents) + t, torch.cos(latents) * t
 
@@ -44,7 +44,7 @@ def test_scale_of_one_or_less_is_the_conditional_velocity(rule: GuidanceRule, sc
     network = Network()
     latents = draw(2, 9, 4)
     velocity = guided(network.conditional, network.pair, rule=rule, scale=scale)
-    assert torch.equal(velocity(latents, 0.5), torch.tanh(latents) + 0.5)
+    assert torch.equal(velocity(latents, 0.5, 0), torch.tanh(latents) + 0.5)
     assert network.paired == []
 
 
@@ -132,7 +132,7 @@ def test_outside_the_interval_only_the_conditional_velocity_is_computed(rule: Gu
     velocity = guided(network.conditional, network.pair, rule=rule, scale=7.0, start=0.25, end=0.75)
     latents = draw(1, 9, 4)
     for t in (1.0, 0.75, 0.5, 0.25, 0.2):
-        result = velocity(latents, t)
+        result = velocity(latents, t, 0)
         is_guided = not torch.equal(result, torch.tanh(latents) + t)
         assert is_guided == (0.25 <= t <= 0.75)
     assert network.paired == [0.75, 0.5, 0.25]  # both borders belong to it
@@ -142,7 +142,7 @@ def test_outside_the_interval_only_the_conditional_velocity_is_computed(rule: Gu
 def test_momentum_remembers_the_steps_inside_the_interval_only() -> None:
     network, latents = Network(), draw(1, 9, 4, scale=0.1)
     velocity = guided(network.conditional, network.pair, rule="apg", scale=7.0, end=0.75)
-    results = [velocity(latents, t) for t in (1.0, 0.9, 0.7, 0.6)]
+    results = [velocity(latents, t, 0) for t in (1.0, 0.9, 0.7, 0.6)]
     third, average = apg(*network.pair(latents, 0.7), 7.0)
     fourth, _ = apg(*network.pair(latents, 0.6), 7.0, average)
     assert torch.equal(results[2], third)
@@ -165,4 +165,4 @@ def test_momentum_counts_both_looks_of_heun_at_one_time_once() -> None:
 def test_each_run_starts_without_momentum() -> None:
     network, latents = Network(), draw(1, 9, 4)
     runs = [guided(network.conditional, network.pair, rule="apg", scale=7.0) for _ in range(2)]
-    assert torch.equal(runs[0](latents, 1.0), runs[1](latents, 1.0))
+    assert torch.equal(runs[0](latents, 1.0, 0), runs[1](latents, 1.0, 0))

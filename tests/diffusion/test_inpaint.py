@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from acestep.diffusion.context import placed, repaint, silence
-from acestep.diffusion.inpaint import Hold, Keeper, blend, ramps
+from acestep.diffusion.context import inpainted, placed, silence
+from acestep.diffusion.inpaint import InpaintConstraint, blend, ramps
 from acestep.diffusion.sampler import euler
 from acestep.diffusion.schedule import from_level, timesteps
 
@@ -25,7 +25,7 @@ def window_of(*spans: tuple[int, int], frames: int = FRAMES) -> Tensor:
     return window
 
 
-def field(latents: Tensor, t: float) -> Tensor:
+def field(latents: Tensor, t: float, step: int = 0) -> Tensor:
     """A velocity that depends on place, state and time."""
     return torch.sin(3 * latents) + t * latents.roll(1, dims=1) - 0.3
 
@@ -62,9 +62,10 @@ def test_a_run_equals_the_reference_formulas_restated(
 ) -> None:
     noise, source, window = drawn(1), drawn(2, batch=1), window_of(*spans)
     times = timesteps(is_turbo=True, steps=8, shift=3.0)
-    hold = Hold.of(mode, strength)  # pyright: ignore[reportArgumentType]
-    keeper = Keeper(hold, source, noise, window, steps=8)
-    ours = keeper.after_run(euler(field, noise, times, after_step=keeper.after_step))
+    constraint = InpaintConstraint.of(mode, strength, window, source)  # pyright: ignore
+    ours = constraint.after_run(
+        euler(field, noise, times, after_step=lambda step: constraint.after_step(step, noise, 8))
+    )
 
     x, mask = noise, window[None, :, None]
     for i in range(8):
@@ -94,7 +95,7 @@ def test_beyond_the_blend_the_latents_are_the_source() -> None:
 
 def test_a_repaint_context_has_the_source_outside_and_placed_silence_inside() -> None:
     track, source, window = drawn(3, batch=1), drawn(4, batch=1), window_of((10, 20), (35, 40))
-    context = repaint(track, source, window, batch=3)
+    context = inpainted(track, source, window, batch=3)
     assert context.shape == (3, FRAMES, 2 * CHANNELS)
     assert torch.equal(context[2, :, CHANNELS:], window[:, None].float().expand(-1, CHANNELS))
     assert torch.equal(context[1, ~window, :CHANNELS], source[0, ~window])

@@ -21,7 +21,7 @@ def no_renoise() -> Tensor:
     raise AssertionError("an ODE solver asked for noise")
 
 
-def straight(latents: Tensor, t: float) -> Tensor:
+def straight(latents: Tensor, t: float, step: int = 0) -> Tensor:
     """The velocity of a perfect network that knows one song: all paths are straight lines to it."""
     return (latents - MUSIC) / t
 
@@ -34,14 +34,14 @@ def test_every_solver_of_the_request_has_a_sampler() -> None:
 def test_euler_is_exact_for_a_constant_velocity(steps: int, shift: float) -> None:
     noise, constant = NOISE.double(), NOISE.double() - MUSIC
     grid = timesteps(is_turbo=False, steps=steps, shift=shift)
-    latents = euler(lambda latents, t: constant, noise, grid)
+    latents = euler(lambda latents, t, step: constant, noise, grid)
     torch.testing.assert_close(latents, MUSIC.double(), rtol=0.0, atol=1e-12)
 
 
 @given(steps=st.integers(1, 30), end=st.floats(0.05, 0.9))
 def test_heun_is_exact_for_a_velocity_linear_in_time(steps: int, end: float) -> None:
     grid = tuple(1.0 - (1.0 - end) * i / steps for i in range(steps + 1))
-    latents = heun(lambda latents, t: 3.0 * torch.ones_like(latents) * t, NOISE.double(), grid)
+    latents = heun(lambda x, t, step: 3.0 * torch.ones_like(x) * t, NOISE.double(), grid)
     expected = NOISE.double() - 1.5 * (1.0 - grid[-1] ** 2)
     torch.testing.assert_close(latents, expected, rtol=0.0, atol=1e-12)
 
@@ -54,7 +54,7 @@ def test_halving_the_steps_length_divides_the_error_by_two_to_the_order(
     errors = []
     for steps in (32, 64):
         grid = tuple(1.0 - 0.5 * i / steps for i in range(steps + 1))
-        latents = SAMPLERS[solver](lambda x, t: x, NOISE.double(), grid, renoise=no_renoise)
+        latents = SAMPLERS[solver](lambda x, t, step: x, NOISE.double(), grid, renoise=no_renoise)
         errors.append((latents - NOISE * math.exp(-0.5)).norm().item())
     assert errors[0] / errors[1] == pytest.approx(2**order, rel=0.05)
 
@@ -62,7 +62,7 @@ def test_halving_the_steps_length_divides_the_error_by_two_to_the_order(
 def test_heun_looks_twice_per_step_but_never_at_t_0() -> None:
     times: list[float] = []
 
-    def velocity(latents: Tensor, t: float) -> Tensor:
+    def velocity(latents: Tensor, t: float, step: int = 0) -> Tensor:
         times.append(t)
         return latents
 
@@ -94,7 +94,7 @@ def test_sde_keeps_the_statistics_of_every_noise_level() -> None:
         return step.latents
 
     sde(
-        lambda x, t: (x - music) / t,
+        lambda x, t, step: (x - music) / t,
         noise,
         timesteps(is_turbo=True, steps=8, shift=3.0),
         renoise=renoise([5], 4000, 8),
@@ -109,7 +109,7 @@ def test_sde_keeps_the_statistics_of_every_noise_level() -> None:
 def test_sde_is_reproduced_by_its_seed_and_by_no_other() -> None:
     def run(seed: int) -> Tensor:
         return sde(
-            lambda latents, t: torch.tanh(latents) * t,
+            lambda latents, t, step: torch.tanh(latents) * t,
             NOISE,
             timesteps(is_turbo=True, steps=4, shift=3.0),
             renoise=renoise([seed], 20, 4),
@@ -139,7 +139,7 @@ def test_what_after_step_returns_is_where_the_next_step_starts(solver: Solver) -
         return torch.full_like(step.latents, step.index)
 
     latents = SAMPLERS[solver](
-        lambda latents, t: latents + t,
+        lambda latents, t, step: latents + t,
         NOISE,
         (1.0, 0.75, 0.25, 0.0),
         renoise=renoise([3], 20, 4),

@@ -16,7 +16,7 @@ import torch
 from random_checkpoints import TINY_2B, TINY_XL, diffusers_weights
 from torch import Tensor, nn
 
-from acestep.diffusion.context import text2music
+from acestep.diffusion.context import to_be_made
 from acestep.diffusion.guidance import guided
 from acestep.diffusion.noise import draw_noise
 from acestep.diffusion.sampler import euler
@@ -139,15 +139,15 @@ def their_silence(folder: Path) -> Tensor:
 @torch.inference_mode()
 def ours(run: Run) -> Tensor:
     model = load_acestep(run.folder, dtype=torch.float32, device="cpu")
-    context = text2music(load_silence(run.folder), FRAMES, TAKES)
+    context = to_be_made(load_silence(run.folder), FRAMES, TAKES)
     both_states = torch.cat([run.states, model.null_condition_emb.expand_as(run.states)])
     both_contexts = torch.cat([context, context])
 
-    def conditional(latents: Tensor, t: float) -> Tensor:
+    def conditional(latents: Tensor, t: float, step: int = 0) -> Tensor:
         time = torch.full((TAKES,), t)
         return model.decoder(latents, time, time, run.states, context)
 
-    def pair(latents: Tensor, t: float) -> tuple[Tensor, Tensor]:
+    def pair(latents: Tensor, t: float, step: int = 0) -> tuple[Tensor, Tensor]:
         time = torch.full((2 * TAKES,), t)
         both = model.decoder(latents.repeat(2, 1, 1), time, time, both_states, both_contexts)
         return both[:TAKES], both[TAKES:]

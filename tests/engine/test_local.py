@@ -10,9 +10,10 @@ from fake_engine import FakeEngine, FakeService
 from acestep.config import ServiceConfig
 from acestep.engine import local
 from acestep.engine.engine import Change, EngineState
-from acestep.engine.jobs import Job, Recording
+from acestep.engine.jobs import Job
 from acestep.errors import AudioError, EngineStopped, InvalidRequest, ModelMissing, Unavailable
 from acestep.request import Cover, Repaint, Text2Music
+from acestep.request.asked import Recording
 
 SONG = Text2Music(caption="x", duration=10, seed=3)
 BASE = ServiceConfig(model="acestep-v15-nano-base")

@@ -143,11 +143,11 @@ def test_numbers_that_are_not_json_are_refused(tmp_path: Path, number: str) -> N
 
 def test_a_newer_recipe_asks_for_an_update(tmp_path: Path) -> None:
     path = put(tmp_path, "x.json", json.dumps({**SHORT, "recipe": RECIPE_VERSION + 1}))
-    assert refusal(path).endswith("reads up to 1. Update acestep.")
+    assert refusal(path).endswith(f"reads up to {RECIPE_VERSION}. Update acestep.")
 
 
 def test_a_recipe_from_elsewhere_may_hold_more_than_we_know(tmp_path: Path) -> None:
-    recipe = {"recipe": 1, "request": {"new_field": [1]}, "mood": "blue"}
+    recipe = {"recipe": RECIPE_VERSION, "request": {"new_field": [1]}, "mood": "blue"}
     assert read_recipe(put(tmp_path, "x.json", "\ufeff" + json.dumps(recipe))) == recipe
 
 
@@ -175,14 +175,14 @@ def test_the_sidecar_is_for_people(tmp_path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert "温暖" in text and "[ 1, 2 ]" in text
     assert "[0, 1, 2, 3," in text, "codes share a line"
-    assert text.splitlines()[1] == '  "recipe": 1,'
-    assert read_recipe(path) == {"recipe": 1, **recipe}
+    assert text.splitlines()[1] == f'  "recipe": {RECIPE_VERSION},'
+    assert read_recipe(path) == {"recipe": RECIPE_VERSION, **recipe}
     with pytest.raises(AudioError, match="exists already"):
         write_sidecar(tmp_path / "0001_text2music_song.wav", recipe)
 
 
 def test_half_an_emoji_survives_both_homes(tmp_path: Path) -> None:
-    recipe = {"recipe": 1, "request": {"caption": "\ud83d broken"}}
+    recipe = {"recipe": RECIPE_VERSION, "request": {"caption": "\ud83d broken"}}
     assert read_recipe(write_sidecar(tmp_path / "s.flac", recipe)) == recipe
     assert read_recipe(put(tmp_path, "s.wav", song("wav", recipe))) == recipe
 
@@ -198,7 +198,7 @@ values = st.recursive(
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(request=st.dictionaries(st.text(max_size=9), values, max_size=6))
 def test_any_json_comes_back_unchanged(tmp_path: Path, request: dict[str, Any]) -> None:
-    recipe = {"recipe": 1, "request": request}
+    recipe = {"recipe": RECIPE_VERSION, "request": request}
     assert read_recipe(write_sidecar(tmp_path / "s.flac", recipe, overwrite=True)) == recipe
     for format in ("wav", "flac"):
         assert read_recipe(put(tmp_path, f"s.{format}", song(format, recipe))) == recipe
@@ -217,3 +217,14 @@ def test_broken_files_are_refused_or_read_but_never_crash(
         assert isinstance(read_recipe(path)["request"], dict)
     except AudioError as error:
         assert str(error).endswith(".")
+
+
+def test_a_first_recipe_of_an_edit_loses_the_fields_that_edits_no_longer_have(
+    tmp_path: Path,
+) -> None:
+    request = {"task": "cover", "caption": "jazz", "think": False, "lm_top_k": 0, "plan": None}
+    path = put(tmp_path, "x.json", json.dumps({"recipe": 1, "request": request}))
+    assert read_recipe(path)["request"] == {"task": "cover", "caption": "jazz"}
+    song = {"task": "text2music", "caption": "jazz", "think": True, "duration": 12.0}
+    path = put(tmp_path, "y.json", json.dumps({"recipe": 1, "request": song}))
+    assert read_recipe(path)["request"] == song

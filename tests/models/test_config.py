@@ -90,7 +90,12 @@ def test_xl_encoder_has_its_own_size_and_the_timbre_token() -> None:
     assert (encoder.hidden_size, encoder.intermediate_size) == (2048, 6144)
     assert (encoder.num_attention_heads, encoder.num_key_value_heads) == (16, 8)
     assert config.prepends_timbre_token
-    assert encoder.prepends_timbre_token
+
+
+def test_a_2b_file_that_names_the_encoders_size_has_no_timbre_token() -> None:
+    config = AceStepConfig.from_dict(ACESTEP | {"encoder_hidden_size": 2048})
+    assert not config.prepends_timbre_token and not config.is_xl
+    assert config.encoder == AceStepConfig.from_dict(ACESTEP)
 
 
 def test_layers_alternate_between_window_and_everywhere_when_the_file_does_not_say() -> None:

@@ -117,6 +117,18 @@ def test_a_whole_checkpoint_loads_in_bf16_with_every_published_key(
     assert all(torch.equal(state[key], tensor.bfloat16()) for key, tensor in stored.items())
 
 
+@pytest.mark.parametrize(
+    ("values", "prepends"),
+    [(TINY_2B, False), (TINY_2B | {"encoder_hidden_size": 64}, False), (TINY_XL, True)],
+    ids=["2B", "2B that names its width", "XL"],
+)
+def test_the_timbre_token_is_read_by_xl_alone(
+    values: dict[str, Any], prepends: bool, random_acestep: Callable[[Mapping[str, Any]], Path]
+) -> None:
+    acestep = load_acestep(random_acestep(values))
+    assert acestep.encoder.timbre_encoder.prepends_token == prepends
+
+
 def test_a_folder_without_config_is_refused(
     random_acestep: Callable[[Mapping[str, Any]], Path], tmp_path: Path
 ) -> None:
@@ -311,6 +323,18 @@ def test_silence_is_read_with_frames_before_channels(
     assert torch.equal(silence[0, :, 3], stored[0, 3])
 
 
+@pytest.mark.parametrize("frames", [1, 6000, 7500, 20_000])
+def test_silence_of_another_length_is_repeated_or_cut_to_ten_minutes(
+    tmp_path: Path, frames: int
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(TINY_2B))
+    stored = torch.randn(1, 8, frames)
+    torch.save(stored, tmp_path / "silence_latent.pt")
+    silence = load_silence(tmp_path)
+    assert silence.shape == (1, 15_000, 8)
+    assert torch.equal(silence[0], stored[0].T[torch.arange(15_000) % frames])
+
+
 class Mischief:
     """Runs code when it is unpickled by anything that lets it."""
 
@@ -334,11 +358,14 @@ def test_silence_that_would_run_code_is_refused_and_does_not(tmp_path: Path) -> 
     [
         (None, "is missing"),
         (torch.zeros(1, 15_000, 8), r"holds \[1, 15000, 8\], but \[1, 8, 15000\] is needed"),
+        (torch.zeros(8, 15_000), r"holds \[8, 15000\], but \[1, 8, 15000\] is needed"),
+        (torch.zeros(1, 8, 0), r"holds \[1, 8, 0\], but"),
+        (torch.tensor(0.0), r"holds \[\], but"),
         (torch.zeros(1, 8, 15_000, dtype=torch.int32), "does not hold one tensor of numbers"),
         ({"silence": torch.zeros(2)}, "does not hold one tensor of numbers"),
         (torch.zeros(17_000_000), "far larger than a silence latent"),
     ],
-    ids=["missing", "transposed", "integers", "table", "huge"],
+    ids=["missing", "transposed", "flat", "empty", "number", "integers", "table", "huge"],
 )
 def test_silence_of_another_kind_is_refused(
     tmp_path: Path, silence: object, complaint: str

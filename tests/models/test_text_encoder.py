@@ -118,18 +118,8 @@ def test_padding_and_truncation_written_in_the_file_are_ignored(folder, tmp_path
     assert torch.equal(ids, text_encoder.tokenize(CAPTION, 20))
 
 
-@pytest.mark.parametrize(
-    ("content", "sentence"),
-    [
-        (None, "tokenizer.json is missing"),
-        ("{", "tokenizer.json is damaged"),
-        ("[]", "tokenizer.json does not describe a tokenizer"),
-    ],
-)
-def test_a_folder_without_a_good_tokenizer_is_refused(content, sentence, tmp_path):
-    if content is not None:
-        (tmp_path / "tokenizer.json").write_text(content)
-    with pytest.raises(CheckpointError, match=sentence):
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json is missing"):
         TextEncoder.load(tmp_path)
 
 

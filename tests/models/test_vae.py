@@ -1,6 +1,7 @@
 """The Oobleck VAE against diffusers, against itself in tiles, and against its published sizes."""
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from acestep.errors import AudioError, CheckpointError
+from acestep.errors import AudioError, Cancelled, CheckpointError
 from acestep.models.config import VaeConfig
 from acestep.models.load import load_vae
-from acestep.models.vae import TILE_FRAMES, Vae
+from acestep.models.vae import TILE_FRAMES, Conv, Vae, _layers, _shares
 
 # diffusers still uses torch's old weight_norm, which is what the published layout comes from.
 pytestmark = pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
@@ -212,14 +213,50 @@ def test_encoding_in_tiles_equals_encoding_in_one_piece(frames, remainder, tile_
     assert relative_error(tiled, whole) < 1e-6
 
 
-def test_every_tile_is_reported_once():
-    vae, calls = tiny(), []
-    vae.decode(torch.randn(1, 10, 4), tile_frames=4, on_tile=lambda *call: calls.append(call))
-    assert calls == [(1, 3), (2, 3), (3, 3)]
-    calls.clear()
-    vae.encode(torch.randn(1, 2, 3 * HOP), on_tile=lambda *call: calls.append(call))
-    assert calls == [(1, 1)]
+@pytest.mark.parametrize("tile_frames", [4, 5, 20])
+def test_progress_runs_from_0_to_100_through_every_tile(tile_frames):
+    vae = tiny()
+    for run, sound in ((vae.decode, torch.randn(1, 10, 4)), (vae.encode, torch.randn(1, 2, 19200))):
+        told: list[tuple[int, int]] = []
+        run(sound, tile_frames=tile_frames, on_progress=lambda *now, told=told: told.append(now))
+        done = [now for now, _ in told]
+        assert {total for _, total in told} == {100}
+        assert done[0] == 0 and done[-1] == 100 and done == sorted(done)
+        assert max(later - before for before, later in pairwise(done)) <= 20
     assert TILE_FRAMES == 512
+
+
+@pytest.mark.parametrize("config", [TINY, OFFICIAL], ids=["tiny", "official"])
+def test_no_layer_is_more_than_a_sixth_of_the_work(config):
+    with torch.device("meta"):
+        vae = Vae(config)
+    for network in (vae.encoder, vae.decoder):
+        done = [0.0, *_shares(_layers(network))]
+        assert done[-1] == 1
+        assert max(after - before for before, after in pairwise(done)) < 1 / 6
+
+
+def test_shares_count_multiplications_at_every_position():
+    """8·4·20 at one position, 4·4·16 at ten, 4·8·20 at one again: 640, 2560, 640."""
+    up = Conv(8, 4, 20, stride=10, padding=5, transposed=True)
+    down = Conv(4, 8, 20, stride=10, padding=5)
+    assert _shares([up, Conv(4, 4, 16), down]) == pytest.approx([1 / 6, 5 / 6, 1])
+
+
+def test_a_run_is_cancelled_in_the_middle_of_a_tile():
+    vae, passed = tiny(), []
+    for network in (vae.encoder, vae.decoder):
+        network.conv2.register_forward_hook(lambda *_: passed.append("the last layer"))
+
+    def cancel(done: int, total: int) -> None:
+        if done >= 50:
+            raise Cancelled("Cancelled.")
+
+    with pytest.raises(Cancelled):
+        vae.decode(torch.randn(1, 10, 4), on_progress=cancel)
+    with pytest.raises(Cancelled):
+        vae.encode(torch.randn(1, 2, 19200), on_progress=cancel)
+    assert not passed
 
 
 def test_audio_shorter_than_a_frame_is_refused():

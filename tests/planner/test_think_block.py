@@ -163,7 +163,7 @@ def test_a_second_has_five_codes_and_a_begun_one_counts(duration: float, count: 
 
 def test_the_users_values_are_put_back_and_the_rest_is_the_planners():
     request = Text2Music(caption="mine", bpm=96, duration=12.5, vocal_language="unknown")
-    chosen = plan_text.given(request)
+    chosen = request.given()
     written = Plan(caption="its own", bpm=120, duration=12, vocal_language="en", codes=((7,) * 62,))
     assert plan_text.keep_given(written, chosen) == Plan(
         caption="its own", bpm=96, duration=12.5, vocal_language="en", codes=((7,) * 62,)

@@ -46,6 +46,29 @@ def test_the_first_token_may_take_longer() -> None:
     assert watched(generate, lambda done, total: None, first=30, stall=0.2) == "late"
 
 
+def test_reading_the_prompt_does_not_shorten_the_patience_for_the_first_token() -> None:
+    def generate(on_token: OnToken) -> str:
+        for _ in range(2):  # two pieces of a long prompt
+            on_token(0, 1)
+            time.sleep(0.4)
+        on_token(1, 1)
+        return "late"
+
+    assert watched(generate, lambda done, total: None, first=30, stall=0.2) == "late"
+
+
+def test_a_prompt_that_is_never_read_is_given_up() -> None:
+    forever = threading.Event()
+
+    def generate(on_token: OnToken) -> None:
+        on_token(0, 9)
+        forever.wait(20)
+
+    with pytest.raises(UnsoundResult, match=r"written nothing for 0\.2 s"):
+        watched(generate, lambda done, total: None, first=0.2, stall=20)
+    forever.set()
+
+
 def test_cancelling_reaches_the_caller_and_stops_the_planner() -> None:
     stopped = threading.Event()
 

@@ -90,9 +90,9 @@ def test_a_region_that_begins_a_hair_past_the_song_begins_at_its_end() -> None:
         ({"regions": [[1, 2]], "repainting_start": 1}, "Give either Regions or Repainting Start a"),
         ({"repainting_end": -1}, "Repainting End must be a number from 0 to 1,200 s (you gav"),
         ({"fade_out": 1}, "A repaint keeps everything outside its region, so it cannot fade the "),
-        ({"duration": 30}, "The source decides how long the song is: leave Audio Duration out."),
-        ({"think": True}, "The 5Hz LM plans new songs only; this one follows its source. Leave Th"),
-        ({"plan": {"bpm": 90}}, "The 5Hz LM plans new songs only; this one follows its source. Le"),
+        ({"duration": 30}, "Repaint has no field 'duration'."),
+        ({"think": True}, "Repaint has no field 'think'."),
+        ({"plan": {"bpm": 90}}, "Repaint has no field 'plan'."),
         ({"mode": "wild"}, "Repaint Mode must be one of balanced, conservative, aggressive (you g"),
     ],
 )  # fmt: skip

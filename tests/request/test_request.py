@@ -51,7 +51,7 @@ def refusal(**fields: object) -> InvalidRequest:
         ("vocal_language", "xx", "Unknown language code 'xx'."),
         ("timesteps", [0.5, 0.9], "Timesteps must fall from one to the next."),
         ("timesteps", [2.0], "Timesteps must all be numbers from above 0 to 1 (you gave 2.0)."),
-        ("temperature", 1, "There is no field 'temperature'. Did you mean 'lm_temperature'?"),
+        ("temperature", 1, "Text2Music has no field 'temperature'. Did you mean 'lm_temperature'?"),
         ("task", "remix", "Task must be one of text2music, repaint, cover (you gave 'remix')."),
     ],
 )  # fmt: skip
@@ -124,10 +124,13 @@ def test_control_characters_and_decomposed_accents_are_cleaned() -> None:
 
 
 def test_resolving_fills_every_choice_from_the_preset() -> None:
-    resolved = Text2Music(caption="lo-fi").resolve(BASE, has_planner=False)
+    resolved = Text2Music(caption="lo-fi").resolve(BASE)
     assert (resolved.steps, resolved.shift, resolved.guidance_scale) == (50, 1, 7)
-    assert (resolved.duration, resolved.think, resolved.vocal_language) == (120, False, "unknown")
-    assert resolved.seed is not None and 0 <= resolved.seed <= MAX_SEED
+    asked = resolved.asked
+    assert (resolved.duration, resolved.codes, asked.vocal_language) == (120, (), "unknown")
+    assert 0 <= resolved.seed <= MAX_SEED
+    assert (asked.steps, asked.shift, asked.guidance_scale) == (50, 1, 7)
+    assert (asked.duration, asked.think, asked.seed) == (120, False, resolved.seed)
 
 
 def test_resolving_changes_nothing_the_user_chose() -> None:
@@ -135,15 +138,19 @@ def test_resolving_changes_nothing_the_user_chose() -> None:
         "bpm": 96, "key_scale": "E minor", "time_signature": 6, "duration": 12.0, "seed": 0,
         "steps": 7, "shift": 2.0, "guidance_scale": 1.0, "vocal_language": "en", "think": False,
     }  # fmt: skip
-    resolved = Text2Music(
-        caption="lo-fi", plan=Plan(bpm=120, key_scale="C major", duration=30.0), **chosen
-    ).resolve(BASE, has_planner=True)
+    resolved = (
+        Text2Music(
+            caption="lo-fi", plan=Plan(bpm=120, key_scale="C major", duration=30.0), **chosen
+        )
+        .resolve(BASE)
+        .asked
+    )
     assert {name: getattr(resolved, name) for name in chosen} == chosen
 
 
 def test_a_plan_fills_what_the_user_left_open_and_codes_set_the_length() -> None:
     plan = Plan(bpm=120, key_scale="C major", vocal_language="no", codes=(tuple(range(60)),))
-    resolved = Text2Music(caption="lo-fi", plan=plan).resolve(TURBO, has_planner=False)
+    resolved = Text2Music(caption="lo-fi", plan=plan).resolve(TURBO).asked
     assert (resolved.bpm, resolved.key_scale, resolved.vocal_language) == (120, "C major", "no")
     assert resolved.duration == 60 / CODE_RATE
 
@@ -152,7 +159,7 @@ def test_the_users_length_stands_and_codes_must_fit_it() -> None:
     def length(duration: float | None, codes: int) -> float | None:
         plan = Plan(duration=99, codes=((7,) * codes,))
         request = Text2Music(caption="lo-fi", duration=duration, plan=plan)
-        return request.resolve(TURBO, has_planner=True).duration
+        return request.resolve(TURBO).duration
 
     assert (length(12.5, 63), length(12.0, 60), length(None, 63)) == (12.5, 12.0, 12.6)
     with pytest.raises(InvalidRequest, match=r"codes last 12\.6 s, but Audio Duration is 20 s"):
@@ -172,7 +179,7 @@ def test_what_a_turbo_checkpoint_cannot_do_is_refused_not_clamped(
     fields: dict, sentence: str
 ) -> None:
     with pytest.raises(InvalidRequest, match=sentence):
-        Text2Music(caption="lo-fi", **fields).resolve(TURBO, has_planner=False)
+        Text2Music(caption="lo-fi", **fields).check(TURBO, has_planner=False)
 
 
 def test_a_plan_of_a_few_codes_is_too_short_for_a_song() -> None:
@@ -182,9 +189,8 @@ def test_a_plan_of_a_few_codes_is_too_short_for_a_song() -> None:
 
 def test_a_plan_has_one_row_of_codes_for_all_takes_or_one_for_each() -> None:
     row = (7,) * 50
-    assert parse_request({"caption": "a", "plan": {"codes": list(row)}, "takes": 3}).plan == Plan(
-        codes=(row,)
-    )
+    asked = Text2Music.model_validate({"caption": "a", "plan": {"codes": list(row)}, "takes": 3})
+    assert asked.plan == Plan(codes=(row,))
     assert Text2Music(caption="a", plan=Plan(codes=(row, row)), takes=2).takes == 2
     with pytest.raises(InvalidRequest, match="2 rows of codes for 3 takes"):
         Text2Music(caption="a", plan=Plan(codes=(row, row)), takes=3)
@@ -208,9 +214,7 @@ def test_field_facts_reach_sliders_and_help() -> None:
 
 def test_a_resolved_request_survives_json() -> None:
     plan = Plan(caption="a: 'quoted'\ncaption", codes=((0, 63_999) * 25,))
-    resolved = Text2Music(caption="日本語", lyrics="[Verse]\nlá", plan=plan).resolve(
-        TURBO, has_planner=False
-    )
+    resolved = Text2Music(caption="日本語", lyrics="[Verse]\nlá", plan=plan).resolve(TURBO).asked
     assert parse_request(json.loads(resolved.model_dump_json())) == resolved
 
 

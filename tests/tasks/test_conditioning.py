@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from acestep.request import Plan, Text2Music
+from acestep.request import MusicRequest, Plan, Preset, Text2Music
 from acestep.tasks.conditioning import (
     FILL_MASK,
     FOLLOW_CODES,
@@ -16,10 +16,18 @@ from acestep.tasks.conditioning import (
 )
 
 FRAME = 1920
+PRESET = Preset(
+    name="nano-turbo", steps=8, max_steps=20, shift=3.0, guidance_scale=1.0, is_turbo=True,
+    duration=20.0,
+)  # fmt: skip
+
+
+def resolved(**fields: object) -> MusicRequest:
+    return Text2Music.model_validate(fields).resolve(PRESET).asked
 
 
 def test_the_caption_prompt_is_the_trained_template() -> None:
-    request = Text2Music(caption="warm lo-fi", bpm=96, key_scale="E minor", time_signature=4)
+    request = resolved(caption="warm lo-fi", bpm=96, key_scale="E minor", time_signature=4)
     assert caption_prompt(request, FILL_MASK, 12.9) == (
         "# Instruction\nFill the audio semantic mask based on the given conditions:\n\n"
         "# Caption\nwarm lo-fi\n\n"
@@ -29,13 +37,13 @@ def test_the_caption_prompt_is_the_trained_template() -> None:
 
 
 def test_metadata_nobody_knows_is_written_as_not_available() -> None:
-    prompt = caption_prompt(Text2Music(caption="lo-fi"), FILL_MASK, 30)
+    prompt = caption_prompt(resolved(caption="lo-fi"), FILL_MASK, 30)
     assert "- bpm: N/A\n- timesignature: N/A\n- keyscale: N/A\n- duration: 30 seconds\n" in prompt
 
 
 def test_with_a_plan_the_caption_is_the_plans() -> None:
     plan = Plan(caption="a dusty loop", codes=((1,) * 50,))
-    prompt = caption_prompt(Text2Music(caption="lo-fi", plan=plan), FOLLOW_CODES, 10)
+    prompt = caption_prompt(resolved(caption="lo-fi", plan=plan), FOLLOW_CODES, 10, plan.caption)
     assert prompt.startswith(
         "# Instruction\nGenerate audio semantic tokens based on the given conditions:\n\n"
         "# Caption\na dusty loop\n\n"
@@ -50,7 +58,7 @@ def test_the_instructions_are_those_of_the_training() -> None:
 
 
 def test_the_lyrics_prompt_names_the_language() -> None:
-    request = Text2Music(lyrics="[Verse]\nla la", vocal_language="en")
+    request = resolved(lyrics="[Verse]\nla la", vocal_language="en")
     assert lyrics_prompt(request) == ("# Languages\nen\n\n# Lyric\n[Verse]\nla la<|endoftext|>")
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from acestep import pipeline
 from acestep.diffusion import sampler
+from acestep.diffusion.context import Conditioning
 from acestep.diffusion.noise import draw_noise
 from acestep.diffusion.schedule import timesteps
 from acestep.errors import AceStepError, AudioError, InvalidRequest, Unavailable, UnsoundResult
@@ -23,7 +24,12 @@ from acestep.library.track import Track
 from acestep.media import audio
 from acestep.progress import Reporter
 from acestep.request import Cover, MusicRequest, Repaint, Text2Music, parse_request
+from acestep.request.resolved import ResolvedRequest
+from acestep.runtime.codec import Codec
+from acestep.runtime.denoiser import EagerDenoiser
+from acestep.runtime.store import ModelStore
 from acestep.service import MusicService
+from acestep.tasks import ROOMS
 
 TURBO, BASE = "acestep-v15-nano-turbo", "acestep-v15-nano-base"
 REPORT = Reporter()
@@ -171,7 +177,7 @@ def test_new_words_change_what_the_dit_is_told_and_what_is_heard(
         repaint(song, repainting_start=2, repainting_end=4, lyrics=f"[Verse]\n{words}")
         for words in ("la la la", "la la la", "oh no")
     )
-    told = [condition(turbo, request) for request in (one, again, other)]
+    told = [conditioning(turbo, request) for request in (one, again, other)]
     assert torch.equal(told[0].states, told[1].states)
     assert told[0].states.shape != told[2].states.shape or not torch.equal(
         told[0].states, told[2].states
@@ -184,25 +190,31 @@ def test_new_words_change_what_the_dit_is_told_and_what_is_heard(
     assert not torch.equal(first.waveform[:, inside], third.waveform[:, inside])
 
 
-def condition(service: MusicService, request: MusicRequest) -> pipeline.Condition:
+def conditioning(service: MusicService, request: MusicRequest) -> Conditioning:
     """What the DiT is told first."""
-    source = read_source(request.source_audio, "")  # pyright: ignore[reportAttributeAccessIssue]
-    resolved = request.resolve(service.preset, has_planner=False)
+    assert request.source_file is not None
+    source = read_source(request.source_file, "")
+    resolved, task, store = request.resolve(service.preset), ROOMS[request.name], networks(service)
     with torch.inference_mode():
-        canvas = pipeline.lay_out(resolved, source)
-        origin = pipeline.place_source(source, canvas, service._store, REPORT)
-        return pipeline.listen(resolved, canvas, origin, service._store, REPORT).first
+        timeline = task.timeline(resolved, source)
+        latents = pipeline.place_source(source, timeline, store, REPORT)
+        guides = task.guides(resolved, timeline, latents, Codec(store))
+        return pipeline.build_conditionings(resolved, guides, timeline, store, REPORT)[0]
+
+
+def networks(service: MusicService) -> ModelStore:
+    return service._networks()
 
 
 def test_the_dit_sees_the_source_outside_and_silence_inside(
     turbo: MusicService, song: Path
 ) -> None:
-    told = condition(turbo, repaint(song, repainting_start=2, repainting_end=4))
-    silence = turbo._store.silence
+    told = conditioning(turbo, repaint(song, repainting_start=2, repainting_end=4))
+    silence = networks(turbo).silence
     window = slice(50, 100)
     assert told.context.shape == (1, 150, 128)
     assert torch.equal(told.context[:, window, :64], silence[:, window])
-    with turbo._store.vae() as vae:
+    with networks(turbo).vae() as vae:
         latents = vae.encode(audio.read(song))
     assert torch.allclose(told.context[:, 100:, :64], latents[:, 100:], atol=1e-5)
     assert told.context[0, :, 64:].mean(dim=1).tolist() == [0] * 50 + [1] * 50 + [0] * 50
@@ -277,7 +289,7 @@ def test_a_saved_repaint_replays_from_its_recipe(
 ) -> None:
     track = turbo.run(repaint(song, regions=[[1, 2], [3, 4.5]], strength=0.3))[0]
     recipe = read_recipe(track.save(tmp_path / "out.flac"))
-    assert recipe["request"]["duration"] is None and recipe["source"]["seconds"] == 6
+    assert "duration" not in recipe["request"] and recipe["source"]["seconds"] == 6
     again = turbo.run(parse_request(json.loads(json.dumps(recipe["request"]))))[0]
     assert again.recipe["sha256"] == recipe["sha256"]
 
@@ -333,26 +345,27 @@ def test_the_switch_and_the_noisy_start_equal_the_reference_formulas(
     asked = cover(
         song, steps=5, audio_cover_strength=strength, cover_noise_strength=noise_strength,
         guidance_rule="cfg", takes=2,
-    ).resolve(service.preset, has_planner=False)  # fmt: skip
+    )  # fmt: skip
     source = read_source(song, "")
-    rendering = pipeline.generate(asked, service.preset, service._store, REPORT, source)
-    expected = restated(service, asked, source)
+    rendering = pipeline.generate(
+        asked, ROOMS["cover"], service.preset, networks(service), REPORT, source
+    )
+    expected = restated(service, asked.resolve(service.preset), source)
     error = (rendering.latents - expected).norm() / expected.norm()
     assert error <= 1e-5
 
 
 @torch.inference_mode()
-def restated(service: MusicService, asked: MusicRequest, source: Any) -> Tensor:
+def restated(service: MusicService, request: ResolvedRequest[Cover], source: Any) -> Tensor:
     """model.md §5.8 in plain words: one loop, one switch, plain guidance."""
-    assert isinstance(asked, Cover) and asked.shift and asked.steps and asked.guidance_scale
-    store = service._store
+    asked, store = request.asked, networks(service)
     frames = 150
     with store.vae() as vae:
         src = vae.encode(source.waveform)
     silence = store.silence[:, :frames]
-    with store.conditioner() as networks:
-        quantized, _ = networks.tokenizer(src, store.silence)
-        hints = networks.detokenizer(quantized)[:, :frames]
+    with store.conditioner() as parts:
+        quantized, _ = parts.tokenizer(src, store.silence)
+        hints = parts.detokenizer(quantized)[:, :frames]
         states = []
         for sentence in (
             "Generate audio semantic tokens based on the given conditions:",
@@ -368,10 +381,10 @@ def restated(service: MusicService, asked: MusicRequest, source: Any) -> Tensor:
                 lyrics, lyrics_mask = texts.embed_lyrics(words)
             reference = store.silence[:, : store.config.timbre_fix_frame]
             order = torch.zeros(1, dtype=torch.long)
-            packed, _ = networks.encoder(text, text_mask, lyrics, lyrics_mask, reference, order)
+            packed, _ = parts.encoder(text, text_mask, lyrics, lyrics_mask, reference, order)
             states.append(packed)
     noise = draw_noise([3, 4], frames, 64)
-    grid = list(timesteps(is_turbo=service.preset.is_turbo, steps=5, shift=asked.shift))
+    grid = list(timesteps(is_turbo=service.preset.is_turbo, steps=5, shift=request.shift))
     x = noise
     if asked.cover_noise_strength > 0:
         level = 1 - asked.cover_noise_strength
@@ -392,9 +405,9 @@ def restated(service: MusicService, asked: MusicRequest, source: Any) -> Tensor:
                 return dit(x, times, times, dit.keys_values(states), context)
 
             v = velocity(text, x, grid[i], context)
-            if asked.guidance_scale > 1:
+            if request.guidance_scale > 1:
                 v_null = velocity(store.null_condition(text), x, grid[i], context)
-                v = v_null + asked.guidance_scale * (v - v_null)
+                v = v_null + request.guidance_scale * (v - v_null)
             x = x - (grid[i] - grid[i + 1]) * v
     return x
 
@@ -403,19 +416,15 @@ def test_a_heun_step_is_told_one_thing_in_both_of_its_looks(
     turbo: MusicService, song: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[float] = []
-    original = pipeline.listener
+    velocity = EagerDenoiser.velocity
 
-    def counted(dit: Any, condition: pipeline.Condition, *rest: Any) -> pipeline.Listener:
-        made = original(dit, condition, *rest)
-        mark = condition.context[0, 0, 0].item()
+    def counted(
+        self: EagerDenoiser, latents: Tensor, t: float, conditioning: Conditioning
+    ) -> Tensor:
+        told.append(conditioning.context[0, 0, 0].item())
+        return velocity(self, latents, t, conditioning)
 
-        def conditional(latents: Tensor, t: float) -> Tensor:
-            told.append(mark)
-            return made.conditional(latents, t)
-
-        return pipeline.Listener(conditional, made.pair)
-
-    monkeypatch.setattr(pipeline, "listener", counted)
+    monkeypatch.setattr(EagerDenoiser, "velocity", counted)
     turbo.run(cover(song, solver="heun", audio_cover_strength=0.5))
     assert told == [told[0]] * 4 + [told[-1]] * 3 and told[0] != told[-1]
 
@@ -494,13 +503,13 @@ def test_planning_an_edit_is_refused_and_understanding_needs_a_planner(
 
 def test_a_recording_is_understood_the_same_way_every_time(tiny_models: Path, song: Path) -> None:
     service = MusicService.load(TURBO, device="cpu", checkpoints=tiny_models)
-    service._store._planner._caption_tokens = 8  # pyright: ignore[reportOptionalMemberAccess]
-    service._store._planner._lyrics_tokens = 8  # pyright: ignore[reportOptionalMemberAccess]
+    networks(service)._planner._caption_tokens = 8  # pyright: ignore[reportOptionalMemberAccess]
+    networks(service)._planner._lyrics_tokens = 8  # pyright: ignore[reportOptionalMemberAccess]
     heard = service.understand(song)
     assert heard == service.understand(song)
     assert heard.duration == 6 and heard.codes == () and heard.bpm
-    track = service.run(cover(song, bpm=heard.bpm))[0]  # Think is off for edits by itself
-    assert track.request.think is False and track.request.plan is None
+    track = service.run(cover(song, bpm=heard.bpm))[0]  # the planner has no part in edits
+    assert track.seconds.keys().isdisjoint({"planning"})
 
 
 def test_a_change_that_nobody_hears_is_said(
@@ -511,7 +520,7 @@ def test_a_change_that_nobody_hears_is_said(
     def unchanged(self: object, latents: Tensor, **_: object) -> Tensor:
         return waveform.clone()
 
-    monkeypatch.setattr(type(turbo._store._vae), "decode", unchanged)
+    monkeypatch.setattr(type(networks(turbo)._vae), "decode", unchanged)
     report = turbo.run(repaint(song, repainting_start=1, repainting_end=2))[0].report
     assert report is not None and report.sentences()[0] == "Nothing audible changed."
     assert report.change_inside_db == pytest.approx(0, abs=0.01)
@@ -526,7 +535,7 @@ def test_a_silent_region_is_a_failure_even_in_a_loud_song(
     def hole(self: object, latents: Tensor, **_: object) -> Tensor:
         return waveform.clone()
 
-    monkeypatch.setattr(type(turbo._store._vae), "decode", hole)
+    monkeypatch.setattr(type(networks(turbo)._vae), "decode", hole)
     with pytest.raises(UnsoundResult, match="silent"):
         turbo.run(repaint(song, repainting_start=1, repainting_end=2))
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from acestep.errors import InvalidRequest
 from acestep.media.audio import SAMPLE_RATE, SAMPLES_PER_FRAME
 from acestep.request.regions import settle
-from acestep.tasks.timeline import MIN_FRAMES, Canvas
+from acestep.tasks.timeline import MIN_FRAMES, Timeline
 
 
 def sound(samples: int, seed: int = 0) -> torch.Tensor:
@@ -28,67 +28,69 @@ def test_any_regions_of_any_length_leave_every_other_sample_alone(
     seconds = samples / SAMPLE_RATE
     wanted = [(at * seconds, max(at * seconds, 0) + more) for at, more in starts_and_lengths]
     try:
-        canvas = Canvas.around(samples, settle(wanted, seconds, 600, "regions"))
+        timeline = Timeline.around(samples, settle(wanted, seconds, 600, "regions"))
     except InvalidRequest:
         return
-    source, new = sound(samples), sound(canvas.samples, seed=1)[0]
-    song = canvas.splice(source, new, crossfade)
-    kept, old = canvas.kept, canvas.lay(source)
+    source, new = sound(samples), sound(timeline.samples, seed=1)[0]
+    song = timeline.splice(source, new, crossfade)
+    kept, old = timeline.preserved, timeline.lay(source)
     assert torch.equal(song[:, kept], old[:, kept])
-    assert song.shape[-1] == canvas.samples == samples + canvas.lead + max(
+    assert song.shape[-1] == timeline.samples == samples + timeline.pre_roll + max(
         0, round(max(end for _, end in wanted) * SAMPLE_RATE) - samples
     )  # fmt: skip
     is_blended = torch.zeros_like(kept)
-    for _, (start, end) in canvas.blends(crossfade):
+    for _, (start, end) in timeline.blends(crossfade):
         is_blended[start:end] = True
     assert not (is_blended & kept).any()
     assert torch.equal(song[:, ~kept & ~is_blended], new[:, ~kept & ~is_blended])
     assert song.abs().max() <= 1
-    assert len(canvas.window) == canvas.frames >= MIN_FRAMES
+    assert len(timeline.inpaint_mask) == timeline.frames >= MIN_FRAMES
 
 
 @given(st.integers(0, 10 * SAMPLES_PER_FRAME), st.integers(1, 200 * SAMPLES_PER_FRAME))
-def test_the_sources_frames_stay_the_frames_it_was_encoded_with(lead: int, samples: int) -> None:
-    canvas = Canvas(lead + samples, ((0, max(lead, 1)),), lead, samples)
-    assert (canvas.offset + canvas.lead) == canvas.lead_frames * SAMPLES_PER_FRAME
-    decoded = torch.arange(canvas.frames * SAMPLES_PER_FRAME).expand(1, 2, -1)
-    cut = canvas.cut(decoded)
-    assert cut.shape[-1] == canvas.samples
-    assert cut[0, 0, lead] == canvas.lead_frames * SAMPLES_PER_FRAME
+def test_the_sources_frames_stay_the_frames_it_was_encoded_with(
+    pre_roll: int, samples: int
+) -> None:
+    timeline = Timeline(pre_roll + samples, ((0, max(pre_roll, 1)),), pre_roll, samples)
+    assert (timeline.offset + timeline.pre_roll) == timeline.pre_roll_frames * SAMPLES_PER_FRAME
+    decoded = torch.arange(timeline.frames * SAMPLES_PER_FRAME).expand(1, 2, -1)
+    cut = timeline.cut(decoded)
+    assert cut.shape[-1] == timeline.samples
+    assert cut[0, 0, pre_roll] == timeline.pre_roll_frames * SAMPLES_PER_FRAME
 
 
-def test_the_window_holds_every_frame_that_is_heard_in_a_region() -> None:
-    canvas = Canvas.around(20 * SAMPLE_RATE, ((1.0, 2.0), (3.01, 3.05)))
-    frames = canvas.window.nonzero().flatten().tolist()
+def test_the_inpaint_mask_holds_every_frame_that_is_heard_in_a_region() -> None:
+    timeline = Timeline.around(20 * SAMPLE_RATE, ((1.0, 2.0), (3.01, 3.05)))
+    frames = timeline.inpaint_mask.nonzero().flatten().tolist()
     assert frames == [*range(25, 50), 75, 76]  # 3.01 s to 3.05 s begins in 75 and ends in 76
 
 
 def test_an_extension_adds_exactly_what_was_asked() -> None:
-    before = Canvas.around(480_001, ((-2.03, 0.0),))
-    assert (before.lead, before.samples, before.replaced) == (97_440, 577_441, [])
-    after = Canvas.around(480_001, ((480_001 / SAMPLE_RATE, 12.5),))
-    assert (after.lead, after.samples, after.replaced) == (0, 600_000, [])
+    before = Timeline.around(480_001, ((-2.03, 0.0),))
+    assert (before.pre_roll, before.samples, before.replaced) == (97_440, 577_441, [])
+    after = Timeline.around(480_001, ((480_001 / SAMPLE_RATE, 12.5),))
+    assert (after.pre_roll, after.samples, after.replaced) == (0, 600_000, [])
 
 
 def test_the_crossfade_is_linear_and_inside_the_region() -> None:
-    canvas = Canvas(1000, ((200, 600),), 0, 1000)
+    timeline = Timeline(1000, ((200, 600),), 0, 1000)
     source, new = torch.ones(1, 2, 1000), torch.zeros(2, 1000)
-    song = canvas.splice(source, new, 4 / SAMPLE_RATE)[0]
+    song = timeline.splice(source, new, 4 / SAMPLE_RATE)[0]
     assert song[198:206].tolist() == pytest.approx([1, 1, 0.8, 0.6, 0.4, 0.2, 0, 0])
     assert song[594:602].tolist() == pytest.approx([0, 0, 0.2, 0.4, 0.6, 0.8, 1, 1])
-    hard = canvas.splice(source, new, 0.0)[0]
+    hard = timeline.splice(source, new, 0.0)[0]
     assert hard[199:201].tolist() == [1, 0] and hard[599:601].tolist() == [0, 1]
 
 
 def test_past_its_end_the_source_is_mirrored_so_that_nothing_clicks() -> None:
-    canvas = Canvas(20, ((0, 5), (15, 20)), 5, 10)
+    timeline = Timeline(20, ((0, 5), (15, 20)), 5, 10)
     ramp = torch.arange(10.0).expand(1, 2, -1) / 10
-    song = canvas.splice(ramp, torch.zeros(2, 20), 2 / SAMPLE_RATE)[0]
+    song = timeline.splice(ramp, torch.zeros(2, 20), 2 / SAMPLE_RATE)[0]
     assert song[15:18].tolist() == pytest.approx([0.9 * 2 / 3, 0.8 / 3, 0])
     assert song[2:5].tolist() == pytest.approx([0, 0.1 / 3, 0])
 
 
 def test_a_new_song_has_nothing_to_keep() -> None:
-    canvas = Canvas.blank(480_000)
-    assert canvas.window.sum() == canvas.frames == 250
-    assert not canvas.kept.any() and canvas.blends(0.04) == [] and canvas.offset == 0
+    timeline = Timeline.blank(480_000)
+    assert timeline.inpaint_mask.sum() == timeline.frames == 250
+    assert not timeline.preserved.any() and timeline.blends(0.04) == [] and timeline.offset == 0

@@ -62,6 +62,10 @@ class Backend(Protocol):
         The same task gives the same tokens on the same device, and a take is the same alone and
         among others. Guidance rests while a phase writes free text.
 
+        Args:
+            on_token: called with 0 while the prompt is read, and forced tokens behind it; with more
+                once the model has written.
+
         Raises:
             UnsoundResult: the model returned logits that nothing can be picked from.
         """
@@ -104,7 +108,6 @@ def read_planner(folder: Path) -> tuple[Vocabulary, Qwen3Config]:
     """Tokens and sizes of the planner in a checkpoint folder.
 
     Raises:
-        ModelMissing: the folder has no tokenizer.
         CheckpointError: the folder holds something else than a 5 Hz planner.
     """
     vocabulary = Vocabulary.read(folder)

@@ -46,7 +46,6 @@ class PtBackend:
             dtype: None is bfloat16 where the device multiplies in it, else float32.
 
         Raises:
-            ModelMissing: the folder has no tokenizer.
             CheckpointError: the folder holds something else than a 5 Hz planner.
         """
         device = torch.device(device)
@@ -95,7 +94,8 @@ class PtBackend:
 def _write_text(task: Task, rows: Rows, head: Dense, on_token: OnToken) -> list[list[int]]:
     """Token by token, as each take's grammar allows; what is forced is read in one step.
 
-    Takes need not be in step with each other; one that is done idles.
+    Takes need not be in step with each other; one that is done idles. Forced tokens count as
+    progress once they have been read, which takes as long as reading a prompt.
     """
     takes = len(task.phases)
     branches = len(rows.lengths) // takes
@@ -103,20 +103,22 @@ def _write_text(task: Task, rows: Rows, head: Dense, on_token: OnToken) -> list[
     draws = draw(task.seeds, task.name, task.max_tokens).to(device)
     written: list[list[int]] = [[] for _ in task.phases]
     unread: list[list[int]] = [[] for _ in task.phases]
+    done = 0
     while True:
         for phase, tokens, run in zip(task.phases, written, unread, strict=True):
             forced = _accept_forced(phase, task.max_tokens - len(tokens))
             tokens += forced
             run += forced
-        on_token(max(len(tokens) for tokens in written), task.max_tokens)
         active = [
             take
             for take, phase in enumerate(task.phases)
             if not phase.is_done and len(written[take]) < task.max_tokens
         ]
         if not active:
+            on_token(max(len(tokens) for tokens in written), task.max_tokens)
             return written
-        rows.read([unread[take] if take in active else [] for take in range(takes)] * branches)
+        runs = [unread[take] if take in active else [] for take in range(takes)] * branches
+        rows.read(runs, lambda done=done: on_token(done, task.max_tokens))
         places = [branch * takes + take for branch in range(branches) for take in active]
         phases = [task.phases[take] for take in active]
         allowed = torch.stack([phase.allowed()[phase.rows] for phase in phases]).to(device)
@@ -129,6 +131,7 @@ def _write_text(task: Task, rows: Rows, head: Dense, on_token: OnToken) -> list[
             task.phases[take].accept(token)
             written[take].append(token)
             unread[take] = [token]
+        done = max(len(tokens) for tokens in written)
 
 
 def _write_codes(

@@ -152,7 +152,6 @@ class VllmBackend:
             dtype: None is bfloat16 where the device multiplies in it, else float32.
 
         Raises:
-            ModelMissing: the folder has no tokenizer.
             CheckpointError: the folder holds something else than a 5 Hz planner.
             Unavailable: vLLM is not installed, or cannot be started.
         """

@@ -74,6 +74,7 @@ class Take:
         written: what the phase has accepted. Forced tokens are in it before the engine has them.
         read: how many of those the engine has.
         is_starting: the engine has not read the prompt yet.
+        has_begun: the engine has given a token, since the take's very start.
         partings: how often in a row the engine has parted the take's requests.
     """
 
@@ -84,6 +85,7 @@ class Take:
     written: list[int] = field(default_factory=list)
     read: int = 0
     is_starting: bool = False
+    has_begun: bool = False
     partings: int = 0
     requests: tuple[str, ...] = ()
 
@@ -95,6 +97,11 @@ class Take:
         return self.phase.is_done or len(self.written) >= self.max_tokens
 
     @property
+    def done(self) -> int:
+        """Tokens written, for progress; forced ones alone are part of the prompt still."""
+        return len(self.written) if self.has_begun else 0
+
+    @property
     def forced(self) -> int | None:
         """The token that must come next; None where there is a choice."""
         return self.written[self.read] if self.read < len(self.written) else None
@@ -102,6 +109,7 @@ class Take:
     def accept(self, token: int) -> None:
         """Go on from a token that every branch has got."""
         self.is_starting = False
+        self.has_begun = True
         self.partings = 0
         if self.forced is None:
             self._write(token)
@@ -212,7 +220,7 @@ def write(task: Task, engine: Engine, guidance: Guidance, on_token: OnToken) -> 
                 if is_parted or take.is_done:
                     engine.withdraw(take.requests)
                     running.remove(take)
-            on_token(max(len(take.written) for take in takes), task.max_tokens)
+            on_token(max(take.done for take in takes), task.max_tokens)
     finally:
         engine.withdraw([request for take in running for request in take.requests])
         guidance.end()

@@ -16,7 +16,7 @@ from transformers import Qwen3ForCausalLM
 from acestep.errors import Cancelled, CheckpointError, UnsoundResult
 from acestep.models.load import load_qwen3
 from acestep.planner.backends import Task
-from acestep.planner.backends.decoder import Decoder, Dense, Rows, fitting_dtype
+from acestep.planner.backends.decoder import PIECE, Decoder, Dense, Rows, fitting_dtype
 from acestep.planner.backends.pt import PtBackend, _CodeSteps
 from acestep.planner.grammar import CodesPhase, Form, Grammar, Phase
 from acestep.planner.sampling import Sampling, draw, guide, sample
@@ -390,6 +390,20 @@ def test_progress_is_told_often_and_ends_with_the_last_token(
         assert done[0] == 0 and done[-1] == len(written) and done == sorted(done)
         assert max(later - before for before, later in pairwise(done)) <= 16
         assert {total for _, total in told} == {250}
+
+
+def test_nothing_counts_as_written_before_the_first_pick(
+    backend: PtBackend, task: MakeTask, grammar
+):
+    """Forced tokens behind the prompt are read as it is, which may take minutes on a CPU."""
+    given = Plan(bpm=90, caption="rain on the window, " * 30)
+    forced = len(grammar(given=given).forced())
+    assert PIECE < forced < 2 * PIECE
+    told: list[int] = []
+    reading = replace(task(grammar(given=given), prompt=2 * PIECE + 1), max_tokens=600)
+    (written,) = backend.generate(reading, lambda done, _: told.append(done))
+    assert told[:5] == [0] * 5, "three pieces of the prompt, two of what is forced"
+    assert told[5] > forced and told[-1] == len(written)
 
 
 @pytest.mark.parametrize("last", [0, 1, 30])

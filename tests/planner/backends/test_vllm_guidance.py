@@ -371,6 +371,27 @@ def test_progress_counts_the_tokens_of_the_furthest_take(setting: Setting) -> No
     assert seen == [(1, 5), (2, 5), (3, 5), (5, 5)], "the forced end comes with the last code"
 
 
+@dataclass
+class SlowReader(FakeVllm):
+    """Needs two steps for a prompt."""
+
+    steps: int = 0
+
+    def step(self) -> Mapping[str, Sequence[int]]:
+        self.steps += 1
+        return super().step() if self.steps > 1 else {}
+
+
+def test_nothing_counts_as_written_while_the_prompt_is_read(setting: Setting) -> None:
+    guidance = Guidance()
+    engine = SlowReader(guidance, ProcessorV2, setting.vocab)
+    seen: list[int] = []
+    task = setting.text(given=Plan(bpm=90))
+    assert task.phases[0].forced(), "behind the prompt"
+    (written,) = write(task, engine, guidance, lambda done, total: seen.append(done))
+    assert seen[0] == 0 and 0 not in seen[1:] and seen[-1] == len(written)
+
+
 @RUNNERS
 def test_cancelling_leaves_the_engine_empty_and_usable(setting: Setting, runner: type) -> None:
     guidance = Guidance()
@@ -490,4 +511,4 @@ def test_a_trial_reports_what_the_other_process_died_of(tmp_path: Path) -> None:
         "A trial of vLLM failed: exit status -6"
     )
     assert "not end within 0.5 s" in str(attempt(["-c", "import time; time.sleep(60)"], 0.5))
-    assert "has no tokenizer.json" in str(trial(tmp_path / "none", CPU, torch.float32))
+    assert "tokenizer.json is missing" in str(trial(tmp_path / "none", CPU, torch.float32))

@@ -1,0 +1,194 @@
+"""What the doors may ask of models: which there are, and whether a choice can be loaded.
+
+Downloads in the background are in `engine/downloads.py`. Knows folders and files; imports neither
+torch nor, until it must, the hub's client.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from acestep.checkpoints.download import (
+    DownloadPlan,
+    DownloadProgress,
+    download,
+    plan,
+    to_download,
+    verify,
+)
+from acestep.checkpoints.files import CONFIG_FILE, KIND_NAMES, STEMS, Kind, size_text
+from acestep.checkpoints.folder import problems
+from acestep.checkpoints.headers import pickled
+from acestep.checkpoints.locate import Checkpoints, Installed, is_path
+from acestep.config import AUTO, NO_LM
+from acestep.engine.downloads import Download, Downloads
+from acestep.errors import CheckpointError, ModelMissing
+
+__all__ = [
+    "KIND_NAMES",
+    "Checkpoints",
+    "Download",
+    "DownloadPlan",
+    "DownloadProgress",
+    "Downloads",
+    "Kind",
+    "ModelRow",
+    "check",
+    "download",
+    "plan",
+    "rows",
+    "size_text",
+    "verify",
+]
+
+Presence = Literal["present", "incomplete", "downloadable", "missing"]
+MARKS = {"present": "✔", "incomplete": "!", "downloadable": "⬇", "missing": "–"}
+
+
+class ModelRow(BaseModel):
+    """One model in a list.
+
+    Attributes:
+        kind: None when the folder's configuration is of no known network.
+        presence: downloadable and missing are not on this computer; what is missing ships with the
+            program and should be. What is incomplete may be finished by a download.
+        size: bytes on disk, or of the model's own files when it is not here; None when unknown.
+        download: bytes of a whole download, companions that lack included; None when there is
+            nothing to download.
+        problem: why it cannot be loaded; empty when it can, or when it is only not here.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    kind: Kind | None
+    presence: Presence
+    folder: Path | None = None
+    size: int | None = None
+    download: int | None = None
+    description: str = ""
+    problem: str = ""
+
+    @property
+    def label(self) -> str:
+        """How a list shows it: ⬇ acestep-v15-base (4.8 GB)."""
+        about = {
+            "present": "",
+            "incomplete": " (incomplete)",
+            "downloadable": f" ({size_text(self.download or 0)})",
+            "missing": " (missing)",
+        }
+        return f"{MARKS[self.presence]} {self.name}{about[self.presence]}"
+
+
+def rows(places: Checkpoints, kind: Kind | None = None) -> list[ModelRow]:
+    """Every known model, then the folders that nobody knows; of one kind, or of all."""
+    return [
+        _row(installed, places)
+        for installed in places.installed()
+        if kind is None or installed.kind == kind
+    ]
+
+
+def check(name_or_path: str, kind: Kind, places: Checkpoints) -> str | None:
+    """Why a choice cannot be loaded, in one sentence; None when it can.
+
+    Reads configurations and headers: quick enough for every change of a text field.
+    """
+    if kind == "lm" and name_or_path in (AUTO, NO_LM):
+        return None
+    if not name_or_path.strip():
+        return f"Choose a {KIND_NAMES[kind]}: a name or a folder."
+    try:
+        folder = places.find(name_or_path)
+        if folder is None:
+            return _not_found(name_or_path, kind, places)
+        if sentence := _no_checkpoint(folder, kind, places):
+            return sentence
+        places.resolve(name_or_path, kind)
+        if kind == "dit":
+            places.companions(name_or_path)
+    except (ModelMissing, CheckpointError) as error:
+        return str(error)
+    return None
+
+
+def _row(installed: Installed, places: Checkpoints) -> ModelRow:
+    problem = _problem(installed, places)
+    entry = places.catalogue.models.get(installed.name)
+    can_come = entry is not None and entry.repo is not None
+    if installed.folder is not None:
+        presence = "incomplete" if problem else "present"
+    else:
+        presence = "downloadable" if can_come else "missing"
+    return ModelRow(
+        name=installed.name,
+        kind=installed.kind,
+        presence=presence,
+        folder=installed.folder,
+        size=installed.size,
+        download=_download_size(installed, places) if can_come and presence != "present" else None,
+        description=installed.description,
+        problem=problem,
+    )
+
+
+def _problem(installed: Installed, places: Checkpoints) -> str:
+    if installed.folder is None:
+        return ""
+    if installed.problems:
+        return _unfinished(installed.folder) or installed.problems[0]
+    if installed.kind == "dit":
+        try:
+            places.companions(installed.folder)
+        except (ModelMissing, CheckpointError) as error:
+            return str(error)
+    return ""
+
+
+def _download_size(installed: Installed, places: Checkpoints) -> int:
+    """What is complete is not counted; a DiT may lack its companions alone."""
+    names = to_download(installed.name, places)
+    if installed.state == "ready":
+        names = names[1:]
+    return sum(places.catalogue.models[name].size or 0 for name in names)
+
+
+def _unfinished(folder: Path) -> str:
+    if not any(folder.glob("*.part")):
+        return ""
+    return f"The download of {folder.name} is not finished: start it again to go on from there."
+
+
+def _not_found(name_or_path: str, kind: Kind, places: Checkpoints) -> str:
+    entry = places.catalogue.models.get(name_or_path)
+    if entry is not None and entry.kind == kind and entry.size is not None:
+        return f"{name_or_path} is not on this computer ({size_text(entry.size)}). Download it."
+    if entry is not None and entry.kind != kind:
+        return f"{name_or_path} is a {KIND_NAMES[entry.kind]}, not a {KIND_NAMES[kind]}."
+    if entry is not None or is_path(name_or_path):
+        path = Path(name_or_path).expanduser()
+        is_file = entry is None and path.is_file()
+        return f"{path} is a file: choose its folder." if is_file else places.missing(name_or_path)
+    known = [name for name, row in places.catalogue.models.items() if row.kind == kind]
+    return f"`{name_or_path}` was not found in {places.root}. Known names: {', '.join(known)}."
+
+
+def _no_checkpoint(folder: Path, kind: Kind, places: Checkpoints) -> str | None:
+    """Why a folder is none of the kind; None when its files are there."""
+    found = places.kind(folder)
+    if found not in (kind, None):
+        return f"{folder.name} is a {KIND_NAMES[found]}, not a {KIND_NAMES[kind]}."
+    if sentence := _unfinished(folder):
+        return sentence
+    weights = f"{STEMS[kind]}.safetensors"
+    has_weights = (folder / weights).exists() or (folder / f"{weights}.index.json").exists()
+    if not has_weights and (other := pickled(folder)):
+        return f"Only .safetensors weights are loaded; found {other.name}."
+    there = {weights: has_weights, CONFIG_FILE: (folder / CONFIG_FILE).is_file()}
+    if missing := [name for name, is_there in there.items() if not is_there]:
+        return f"This folder has no {' and '.join(missing)}."
+    if found is None:
+        return f"{folder.name} cannot be used: {problems(folder, None)[0]}"
+    return None

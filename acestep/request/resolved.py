@@ -1,0 +1,27 @@
+"""A request in which nothing is left open: what the pipeline renders."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from acestep.request.music import MusicRequest
+
+Asked = TypeVar("Asked", bound="MusicRequest", covariant=True)
+
+
+@dataclass(frozen=True)
+class ResolvedRequest(Generic[Asked]):
+    """A request with every choice made.
+
+    Attributes:
+        asked: the request with its open fields filled; its JSON makes the same songs again.
+        caption: what the DiT reads.
+        seed: of the first take.
+    """
+
+    asked: Asked
+    caption: str
+    seed: int
+    steps: int
+    shift: float
+    guidance_scale: float

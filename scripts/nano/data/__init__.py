@@ -1,0 +1,1 @@
+"""Synthetic songs: scores and their sound, captions, 5 Hz codes, latents, planner lessons."""

@@ -1,0 +1,1 @@
+"""What is trained before a training begins: vocabulary, sizes, first weights, files."""

@@ -1,0 +1,1 @@
+"""The trainers, one command per network, and the loop, optimizer and losses they share."""

@@ -1,0 +1,30 @@
+"""Checkpoint folders that are complete as far as headers tell."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from acestep.checkpoints.files import REQUIRED, STEMS, Kind
+
+MakeModel = Callable[..., Path]
+
+CONFIGS: Mapping[Kind, dict[str, Any]] = {
+    "dit": {"model_type": "acestep", "text_hidden_dim": 1024, "is_turbo": True},
+    "lm": {"model_type": "qwen3", "hidden_size": 1024},
+    "text_encoder": {"model_type": "qwen3", "hidden_size": 1024},
+    "vae": {"_class_name": "AutoencoderOobleck", "downsampling_ratios": [2, 4, 4, 6, 10]},
+}
+
+
+def write_model(folder: Path, kind: Kind, **config: Any) -> Path:
+    """Make `folder`; `config` outweighs what stands above."""
+    folder.mkdir(parents=True)
+    for name in REQUIRED[kind]:
+        (folder / name).write_text("{}")
+    (folder / "config.json").write_text(json.dumps(CONFIGS[kind] | config))
+    save_file({"a": torch.arange(9000.0)}, folder / f"{STEMS[kind]}.safetensors")
+    return folder
