@@ -93,8 +93,8 @@ def make_engine(config: "ServiceConfig") -> "Engine":
 
 def make_page_engine(config: "ServiceConfig", output_dir: Path) -> "Engine":
     """An engine whose service runs in a process of its own, so that its end is not the page's."""
-    from acestep.engine.child import ChildRunner
     from acestep.engine.local import LocalEngine
+    from acestep.engine.runner import ChildRunner
     from acestep.engine.table import JobTable
 
     return LocalEngine(ChildRunner(), JobTable.open(output_dir), output_dir, config)
