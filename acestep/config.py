@@ -53,7 +53,7 @@ class ServiceConfig(Schema):
     checkpoints: Path | None = setting(
         None, "models", "Models Folder",
         "Where model folders are; empty is the program's own `checkpoints`.",
-        metavar="DIR", flags=("--models-dir",),
+        metavar="DIR", widget="folder", flags=("--models-dir",),
     )  # fmt: skip
 
     def recorded(self) -> dict[str, Any]:

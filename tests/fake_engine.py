@@ -176,21 +176,25 @@ class FakeEngine(LocalEngine):
         super().__init__(runner, table or JobTable.in_memory(), output_dir, config)
 
     def until(self, is_so: Callable[[], Any], seconds: float = SOON) -> None:
-        """Wait until something is so; fail when it does not become so."""
-        deadline = time.monotonic() + seconds
-        while not is_so():
-            assert time.monotonic() < deadline, f"it did not come to that: {self.jobs()[:3]}"
-            time.sleep(0.005)
+        until(is_so, seconds)
 
     def ended(self, job: Job, seconds: float = SOON) -> Job:
         """The job as it is once it is over."""
-        self.until(lambda: self.job(job.id).state in ENDED, seconds)
+        until(lambda: self.job(job.id).state in ENDED, seconds)
         return self.job(job.id)
 
     def started(self, job: Job, stage: str = "rendering") -> Job:
         """The job as it is once it is in this stage."""
-        self.until(lambda: any(event.stage == stage for event in self.job(job.id).events))
+        until(lambda: any(event.stage == stage for event in self.job(job.id).events))
         return self.job(job.id)
+
+
+def until(is_so: Callable[[], Any], seconds: float = SOON) -> None:
+    """Wait until something is so; fail when it does not become so."""
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.005)
 
 
 def hum(seconds: float, seed: int) -> torch.Tensor:

@@ -16,7 +16,7 @@ from acestep.checkpoints.hub import Listing, RemoteFile, Unreachable
 from acestep.checkpoints.locate import Checkpoints
 
 REPO = "ACE-Step/Ace-Step1.5"
-COMMIT = "c" * 40
+COMMIT = Catalogue.read().models["vae"].revision or ""
 WEIGHTS = save({"a": torch.arange(50_000.0)})
 FILES = {
     "acestep-v15-turbo/config.json": b'{"model_type": "acestep", "is_turbo": true}',
@@ -85,6 +85,7 @@ class HubServer:
     """The two requests of the hub's protocol that a download makes, on the loopback.
 
     Attributes:
+        says: a page that every unknown address answers with; None for the hub's own errors.
         ranges: the Range header of every file request.
         stalls_after: bytes of a file after which its connection waits until `go_on` is set; None
             never.
@@ -92,6 +93,7 @@ class HubServer:
 
     def __init__(self) -> None:
         self.ranges: list[str | None] = []
+        self.says: bytes | None = None
         self.ignores_ranges = False
         self.stalls_after: int | None = None
         self.go_on = threading.Event()
@@ -131,6 +133,8 @@ class HubHandler(BaseHTTPRequestHandler):
                 self._send(206, content[start:], until=self.hub.stalls_after)
             else:
                 self._send(200, content, until=self.hub.stalls_after)
+        elif self.hub.says is not None:
+            self._send(200, self.hub.says, {"Content-Type": "text/html; charset=utf-8"})
         elif "gated" in self.path:
             self._send(403, b"{}", {"X-Error-Code": "GatedRepo"})
         elif "busy" in self.path:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from acestep.checkpoints.files import REQUIRED, STEMS, Kind
+from acestep.checkpoints.files import FIRST_CODE, REQUIRED, STEMS, Kind
 
 MakeModel = Callable[..., Path]
 
@@ -25,6 +25,8 @@ def write_model(folder: Path, kind: Kind, **config: Any) -> Path:
     folder.mkdir(parents=True)
     for name in REQUIRED[kind]:
         (folder / name).write_text("{}")
+    if kind == "lm":  # what tells it from a text encoder
+        (folder / "tokenizer.json").write_text(json.dumps({"added_tokens": [FIRST_CODE]}))
     (folder / "config.json").write_text(json.dumps(CONFIGS[kind] | config))
     save_file({"a": torch.arange(9000.0)}, folder / f"{STEMS[kind]}.safetensors")
     return folder

@@ -258,6 +258,16 @@ def test_thinking_plans_the_song_and_keeps_what_the_user_chose(thinker: MusicSer
     assert not same(track, thinker.run(request(think=False, **chosen))[0])
 
 
+def test_what_think_needs_can_be_prepared_and_changes_nothing(
+    thinker: MusicService, turbo: MusicService
+) -> None:
+    turbo.prepare()  # has no planner, and so nothing to do
+    thinker.prepare()
+    with thinker._networks().planner() as planner:
+        assert "compiler" in vars(planner.backend.vocabulary)
+    assert same(thinker.run(request())[0], thinker.run(request())[0])
+
+
 def test_a_length_between_two_codes_is_kept_to_the_sample(thinker: MusicService) -> None:
     track = thinker.run(request(duration=10.1))[0]
     assert track.waveform.shape[-1] == 484_800

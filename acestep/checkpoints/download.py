@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from acestep.checkpoints.catalogue import Entry
+from acestep.checkpoints.catalogue import COMMIT, Entry
 from acestep.checkpoints.files import REQUIRED, SILENCE_FILE, STEMS, Kind, size_text
 from acestep.checkpoints.folder import problems
 from acestep.checkpoints.hub import Hub, HuggingFace, RemoteFile, Unreachable
@@ -47,15 +47,13 @@ class PlannedFile:
 
 @dataclass(frozen=True)
 class PlannedModel:
-    """One folder to have. `commit` is what the revision means; `pinned` is whether the catalogue
-    named that very commit."""
+    """One folder to have; `commit` is what the catalogue's revision means."""
 
     name: str
     kind: Kind
     repo: str
     subfolder: str
     commit: str
-    pinned: bool
     folder: Path
     files: tuple[PlannedFile, ...]
 
@@ -279,7 +277,7 @@ class _Hasher:
             return False
         if self._remote.sha256 is not None:
             return self._sha256.hexdigest() == self._remote.sha256
-        return self._remote.git_sha1 in (None, self._git.hexdigest())
+        return self._git.hexdigest() == self._remote.git_sha1
 
     @property
     def record(self) -> FileRecord:
@@ -354,6 +352,8 @@ class _Fetch:
                 part.write(chunk)
                 hasher.update(chunk)
                 self._meter.fetched(file, len(chunk))
+                if hasher.count > file.remote.size:
+                    break  # of a file that never ends the disk would be full
             part.flush()
             os.fsync(part.fileno())
 
@@ -370,11 +370,21 @@ def _plan_model(name: str, places: Checkpoints, hub: Hub) -> PlannedModel:
         listing = hub.listing(repo, revision)
     except Unreachable as error:
         raise DownloadError(_by_hand(name, entry, folder, error)) from error
+    if COMMIT.fullmatch(revision) and listing.commit != revision:
+        raise DownloadError(
+            f"The hub answered with commit {listing.commit[:12]} of {repo}, but {revision[:12]} "
+            "was asked for. Nothing was downloaded."
+        )
     files = []
     for remote in listing.files:
         where, _, file_name = remote.path.rpartition("/")
         if where == entry.subfolder and WANTED.fullmatch(file_name):
             digest = entry.sha256.get(file_name, remote.sha256)
+            if digest is None and remote.git_sha1 is None:
+                raise DownloadError(
+                    f"The hub tells no checksum of {remote.path} in {repo}, so nothing could tell "
+                    "whether the right file came. Nothing was downloaded."
+                )
             known = RemoteFile(remote.path, remote.size, digest, remote.git_sha1)
             cached = hub.cached(repo, listing.commit, remote.path)
             target = folder / file_name
@@ -387,7 +397,6 @@ def _plan_model(name: str, places: Checkpoints, hub: Hub) -> PlannedModel:
         repo=repo,
         subfolder=entry.subfolder,
         commit=listing.commit,
-        pinned=listing.commit == entry.revision,
         folder=folder,
         files=tuple(files),
     )

@@ -14,6 +14,7 @@ KIND_NAMES: Mapping[Kind, str] = {
 CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.json"
 SILENCE_FILE = "silence_latent.pt"
+FIRST_CODE = "<|audio_code_0|>"  # a token that a 5Hz LM has and a text encoder has not
 # Of the weights: STEM.safetensors, or parts and their index. transformers' name and diffusers'.
 STEMS: Mapping[Kind, str] = {
     "dit": "model",

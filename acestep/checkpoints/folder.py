@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from acestep.checkpoints.files import CONFIG_FILE, REQUIRED, STEMS, Kind
+from acestep.checkpoints.files import CONFIG_FILE, FIRST_CODE, REQUIRED, STEMS, TOKENIZER_FILE, Kind
 from acestep.checkpoints.headers import MAX_HEADER, stored_tensors, weight_files
 from acestep.errors import CheckpointError
 
@@ -24,12 +24,26 @@ def read_config(folder: Path) -> Mapping[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
+def kind_of(folder: Path) -> Kind | None:
+    """What kind of network a folder holds, told from its files; None when they do not tell."""
+    config = read_config(folder)
+    if "downsampling_ratios" in config:
+        return "vae"
+    if config.get("model_type") == "acestep" or "fsq_input_levels" in config:
+        return "dit"
+    if _is_qwen3(config) and (folder / TOKENIZER_FILE).is_file():
+        return "lm" if _has_codes(folder / TOKENIZER_FILE) else "text_encoder"
+    return None
+
+
 def problems(folder: Path, kind: Kind | None) -> list[str]:
     """What keeps a folder from being loaded, as sentences, without reading the weights."""
     if not (folder / CONFIG_FILE).is_file():
         return [f"{CONFIG_FILE} is missing."]
     if not read_config(folder):
         return [f"{CONFIG_FILE} is not a JSON object."]
+    if kind is None and _is_qwen3(read_config(folder)):
+        return [f"{TOKENIZER_FILE} is missing."]  # it tells a 5Hz LM from a text encoder
     if kind is None:
         return [f"{CONFIG_FILE} is of no network this program knows."]
     found = []
@@ -62,3 +76,16 @@ def fingerprint(folder: Path) -> str:
                 file.seek(last * block // (FINGERPRINT_BLOCKS - 1))
                 digest.update(file.read(FINGERPRINT_BLOCK_BYTES))
     return digest.hexdigest()
+
+
+def _is_qwen3(config: Mapping[str, Any]) -> bool:
+    return str(config.get("model_type", "")).startswith("qwen3")
+
+
+def _has_codes(tokenizer: Path) -> bool:
+    """Whether the file spells the first audio code. It is searched and not parsed: published ones
+    are of 11 MB and more."""
+    try:
+        return FIRST_CODE.encode() in tokenizer.read_bytes()
+    except OSError:
+        return False

@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from pydantic import BaseModel, Field
+
 from acestep.errors import DownloadError
 
 TIMEOUT_SECONDS = 30.0
+NOT_THE_HUB = "what answers is not the hub; this network may want you to log in first"
 
 
 @dataclass(frozen=True)
@@ -65,16 +68,7 @@ class HuggingFace:
             info = HfApi(endpoint=self._endpoint).model_info(
                 repo, revision=revision, files_metadata=True, timeout=TIMEOUT_SECONDS
             )
-        files = (
-            RemoteFile(
-                path=sibling.rfilename,
-                size=sibling.size or 0,
-                sha256=sibling.lfs.sha256 if sibling.lfs else None,
-                git_sha1=None if sibling.lfs else sibling.blob_id,
-            )
-            for sibling in info.siblings or ()
-        )
-        return Listing(commit=info.sha or revision, files=tuple(files))
+            return _Answer.model_validate(info, from_attributes=True).listing()
 
     def cached(self, repo: str, commit: str, path: str) -> Path | None:
         from huggingface_hub import try_to_load_from_cache
@@ -97,6 +91,8 @@ class HuggingFace:
             session.stream("GET", url, headers=headers, timeout=TIMEOUT_SECONDS) as response,
         ):
             hf_raise_for_status(response)
+            if response.headers.get("Content-Type", "").startswith("text/html"):
+                raise Unreachable(NOT_THE_HUB)
             # A server may ignore the range and send the file from its beginning.
             skip = start if response.status_code == 200 else 0
             # As they arrive: on a slow line a full MiB would keep a cancelled download waiting.
@@ -105,6 +101,37 @@ class HuggingFace:
                 skip -= len(chunk) - len(rest)
                 if rest:
                     yield rest
+
+
+class _Hashes(BaseModel):
+    sha256: str
+
+
+class _Sibling(BaseModel):
+    rfilename: str
+    size: int | None = Field(ge=0)
+    lfs: _Hashes | None
+    blob_id: str | None
+
+
+class _Answer(BaseModel):
+    """The parts of the hub's answer that are used, of the types they must be: the client passes on
+    what it is sent."""
+
+    sha: str
+    siblings: list[_Sibling]
+
+    def listing(self) -> Listing:
+        files = (
+            RemoteFile(
+                path=file.rfilename,
+                size=file.size or 0,
+                sha256=file.lfs.sha256 if file.lfs else None,
+                git_sha1=None if file.lfs else file.blob_id,
+            )
+            for file in self.siblings
+        )
+        return Listing(commit=self.sha, files=tuple(files))
 
 
 @contextmanager
@@ -133,3 +160,6 @@ def _explained(repo: str) -> Iterator[None]:
         raise Unreachable("HF_HUB_OFFLINE is set") from None
     except (transport_error, OSError) as error:
         raise Unreachable(str(error) or type(error).__name__) from error
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        # What the client raises when it cannot make sense of an answer.
+        raise Unreachable(NOT_THE_HUB) from error

@@ -12,7 +12,7 @@ from typing import Literal
 
 from acestep.checkpoints.catalogue import Catalogue, Entry
 from acestep.checkpoints.files import CONFIG_FILE, KIND_NAMES, Kind, size_text
-from acestep.checkpoints.folder import problems, read_config
+from acestep.checkpoints.folder import kind_of, problems, read_config
 from acestep.errors import CheckpointError, ModelMissing
 from acestep.request import Preset
 
@@ -175,9 +175,9 @@ class Checkpoints:
         return next((e for e in rows if repo and e.repo == repo and not e.subfolder), None)
 
     def kind(self, folder: Path) -> Kind | None:
-        """What kind of network a folder holds; None when its config.json does not tell."""
+        """What kind of network a folder holds; None when its files do not tell."""
         entry = self.entry(folder)
-        return entry.kind if entry is not None else _kind_from_config(folder)
+        return entry.kind if entry is not None else kind_of(folder)
 
     def missing(self, name_or_path: str | Path) -> str:
         """Why a model cannot be found, and what to do: one or two sentences."""
@@ -274,17 +274,6 @@ def default_root() -> Path:
         return checkout / "checkpoints"
     data = {"win32": "AppData/Local", "darwin": "Library/Application Support"}
     return Path.home() / data.get(sys.platform, ".local/share") / "acestep" / "checkpoints"
-
-
-def _kind_from_config(folder: Path) -> Kind | None:
-    config = read_config(folder)
-    if "downsampling_ratios" in config:
-        return "vae"
-    if config.get("model_type") == "acestep" or "fsq_input_levels" in config:
-        return "dit"
-    if str(config.get("model_type", "")).startswith("qwen3"):
-        return "lm" if "-lm-" in folder.name else "text_encoder"
-    return None
 
 
 def is_path(name_or_path: str | Path) -> bool:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from acestep.engine.jobs import Action, Outcome
     from acestep.progress import CancelToken
     from acestep.request import MusicRequest
-    from acestep.request.schema import Schema
+    from acestep.request.asked import Asked
 
 PARTIAL = 8  # exit code: some jobs of several failed
 
@@ -51,7 +51,7 @@ class Client:
         self.cancel = cancel
         self._engine = engine
 
-    def do(self, request: "Schema", action: "Action" = "render", out: str = "") -> "Outcome":
+    def do(self, request: "Asked", action: "Action" = "render", out: str = "") -> "Outcome":
         """What comes of a job.
 
         Raises:

@@ -104,6 +104,14 @@ class Engine(Protocol):
         """End a job: at once when it waits, at its next step, tile or token when it runs."""
         ...
 
+    def rerun(self, id: str) -> Job:
+        """Queue a job that is over once more, under its own configuration.
+
+        Raises:
+            Unavailable: there is none with this id, it is not over, or too many are waiting.
+        """
+        ...
+
     def subscribe(self, listener: Callable[[Change], None]) -> Callable[[], None]:
         """Be told of every change; the answer ends it. Listeners must be quick."""
         ...

@@ -4,14 +4,13 @@ One row per job: when it was created, its state, the engine it belongs to, and t
 JSON. Every engine holds a lock beside the database, so that others can tell whether it still lives.
 """
 
+import json
 import logging
 import sqlite3
 import time
 import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-
-from pydantic import ValidationError
 
 from acestep.engine.jobs import ENDED, Failure, Job
 from acestep.engine.locks import FileLock, held
@@ -137,7 +136,7 @@ class Index:
         living = {owner for owner in self._owners() if self._lives(owner)}
         jobs: list[Job] = []
         for state, owner, text in connection.execute("SELECT state, owner, job FROM jobs"):
-            job = Job.model_validate_json(text)
+            job = _read(text)
             if state in ENDED or owner == _NOBODY:
                 jobs.append(job)
             elif owner not in living:
@@ -161,7 +160,7 @@ class Index:
 
 
 def _write(connection: sqlite3.Connection, jobs: Iterable[Job], owner: str) -> None:
-    rows = [(job.id, job.created, job.state, owner, job.model_dump_json()) for job in jobs]
+    rows = [(job.id, job.created, job.state, owner, _text(job)) for job in jobs]
     connection.execute("BEGIN IMMEDIATE")
     try:
         connection.executemany("INSERT OR REPLACE INTO jobs VALUES (?, ?, ?, ?, ?)", rows)
@@ -169,6 +168,15 @@ def _write(connection: sqlite3.Connection, jobs: Iterable[Job], owner: str) -> N
         connection.execute("ROLLBACK")
         raise
     connection.execute("COMMIT")
+
+
+def _text(job: Job) -> str:
+    # Not pydantic's own JSON, which refuses half an emoji; a caption may hold one.
+    return json.dumps(job.model_dump(mode="json"))
+
+
+def _read(text: str) -> Job:
+    return Job.model_validate(json.loads(text))
 
 
 def _lost(job: Job) -> Job:
@@ -184,8 +192,8 @@ def _is_sound(connection: sqlite3.Connection) -> bool:
         return False
     try:
         for (text,) in connection.execute("SELECT job FROM jobs"):
-            Job.model_validate_json(text)
-    except ValidationError:
+            _read(text)
+    except ValueError:  # pydantic's errors are of this kind
         logger.warning("The list of jobs holds something else than jobs. It is made anew.")
         return False
     return True

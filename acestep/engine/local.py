@@ -24,7 +24,7 @@ from acestep.request import MusicRequest, Preset
 from acestep.request.asked import Asked
 
 MAX_WAITING = 20  # jobs behind the running one
-CLOSING_SECONDS = 30.0  # for what runs to notice that it is cancelled
+CLOSING_SECONDS = 5.0  # for what runs to notice that it is cancelled, before it is ended
 
 logger = logging.getLogger(__name__)
 
@@ -273,7 +273,9 @@ class LocalEngine:
         except Cancelled as error:
             self._end(self._table.get(id), "cancelled", Failure.of(error))
         except EngineStopped as error:
-            self._end(self._table.get(id), "lost", Failure.of(error))
+            is_ours = self._is_closed  # it was ended because it did not notice
+            failure = Failure.of(_cancelled() if is_ours else error)
+            self._end(self._table.get(id), "cancelled" if is_ours else "lost", failure)
         except Exception as error:  # a job's boundary: whatever went wrong is its failure
             logger.debug("%s failed.", job.name, exc_info=True)
             self._end(self._table.get(id), "failed", Failure.of(error))

@@ -16,30 +16,24 @@ from torch import Tensor
 
 from acestep.library.output_paths import LATENTS
 from acestep.media import audio
-from acestep.media.files import write_file
 from acestep.types import Latents, Waveform
 
 _TENSOR = "latents"
 
 
-def write_latents(song: str | Path, latents: Latents, vae: str, *, overwrite: bool = False) -> None:
-    """Write the latents of a song that has just been saved.
-
-    The file is read again for its hash, since every format rounds samples in its own way.
+def kept(latents: Latents, waveform: Waveform, vae: str) -> bytes | None:
+    """What stands beside a song; None where a lossy format changed the length, so that they do not
+    fit.
 
     Args:
         latents: (1, frame, channel), fp32; the last frame may be heard in part only.
+        waveform: what the file holds, since every format rounds samples in its own way.
         vae: fingerprint of the network that decodes them.
-
-    Raises:
-        AudioError: the file exists, or cannot be written.
     """
-    waveform = audio.read(song)
     if frames_of(waveform) != latents.shape[1]:
-        return  # a lossy format that changed the length: these latents would not fit
+        return None
     metadata = {"sha256": sample_hash(waveform[0]), "vae": vae}
-    data = save({_TENSOR: latents.contiguous().cpu()}, metadata)
-    write_file(Path(song).with_suffix(LATENTS), data, overwrite=overwrite)
+    return save({_TENSOR: latents.contiguous().cpu()}, metadata)
 
 
 def find_latents(song: Path, waveform: Waveform, vae: str) -> Latents | None:

@@ -16,7 +16,6 @@ from typing import Any
 
 from acestep.errors import AudioError
 from acestep.media.containers import RECIPE_CHUNK, chunks
-from acestep.media.files import write_file
 
 Recipe = dict[str, Any]  # {"recipe": RECIPE_VERSION, "request": {…}, …}
 
@@ -49,19 +48,14 @@ def pack(recipe: Recipe) -> str:
     return _PACKED + base64.b64encode(zlib.compress(utf8, 9)).decode("ascii")
 
 
-def write_sidecar(song: str | Path, recipe: Recipe, *, overwrite: bool = False) -> Path:
-    """Write the recipe beside a song, under its name and `.json`, for people to read.
-
-    Raises:
-        AudioError: the file exists, or cannot be written.
-    """
+def sidecar(recipe: Recipe) -> bytes:
+    """What stands beside a song, under its name and `.json`, for people to read."""
     text = json.dumps(_versioned(recipe), ensure_ascii=False, allow_nan=False, indent=2)
     # Thousands of codes on a line each would bury the rest. A line break inside brackets is
     # never part of a string, because JSON writes those as \n.
     text = re.sub(r"\[\n\s*([-+.\deE,\s]+?)\s*\]", lambda m: f"[{' '.join(m[1].split())}]", text)
     # A lone surrogate (half an emoji, an undecodable file name) becomes its JSON escape.
-    data = text.encode("utf-8", "backslashreplace") + b"\n"
-    return write_file(Path(song).with_suffix(".json"), data, overwrite=overwrite)
+    return text.encode("utf-8", "backslashreplace") + b"\n"
 
 
 def read_recipe(path: str | Path) -> Recipe:

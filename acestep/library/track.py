@@ -9,10 +9,11 @@ from torch import Tensor
 
 from acestep.errors import AudioError
 from acestep.library import output_paths, recipe
-from acestep.library.latents import write_latents
+from acestep.library.latents import kept
 from acestep.library.report import EditReport
 from acestep.media import audio
 from acestep.media.audio_checks import Health
+from acestep.media.files import write_files
 from acestep.request import MusicRequest
 from acestep.types import Latents
 
@@ -58,15 +59,17 @@ class Track:
             AudioError: a file of that name exists, or cannot be written. Nothing is left behind.
         """
         path = Path(path)
-        for sidecar in map(path.with_suffix, output_paths.SIDECARS):
-            if sidecar.exists() and not overwrite:
-                raise AudioError(f"{sidecar.name} exists already and was not overwritten.")
+        for beside in map(path.with_suffix, output_paths.SIDECARS):
+            if beside.exists() and not overwrite:
+                raise AudioError(f"{beside.name} exists already and was not overwritten.")
         format = audio.format_of(path, self.request.format)
-        audio.write(path, self.waveform, format, recipe.pack(self.recipe), overwrite=overwrite)
-        recipe.write_sidecar(path, self.recipe, overwrite=overwrite)
+        song = audio.encode(self.waveform, format, recipe.pack(self.recipe))
+        files = {path.with_suffix(output_paths.RECIPE): recipe.sidecar(self.recipe)}
         if self.latents is not None:
             vae = self.recipe["models"]["vae"]["fingerprint"]
-            write_latents(path, self.latents, vae, overwrite=overwrite)
+            latents = kept(self.latents, audio.decode(song), vae)
+            files |= {} if latents is None else {path.with_suffix(output_paths.LATENTS): latents}
+        write_files({**files, path: song}, overwrite=overwrite)
         return path
 
     def save_in(self, folder: str | Path) -> Path:

@@ -18,7 +18,14 @@ from acestep.errors import AudioError
 from acestep.media.audio_checks import SILENCE
 from acestep.media.containers import MAX_OPUS_COMMENT, RECIPE_CHUNK, append_chunk, is_cut
 from acestep.media.files import write_file
-from acestep.media.sound_files import MAX_SECONDS, AudioInfo, check_header, info_of, open_file
+from acestep.media.sound_files import (
+    MAX_SECONDS,
+    AudioInfo,
+    check_header,
+    damaged,
+    info_of,
+    open_file,
+)
 from acestep.request.values import CODE_RATE, AudioFormat, suffix
 from acestep.types import Channels, Stereo, Waveform
 
@@ -100,13 +107,21 @@ def read_as_held(
         check_header(info, path.name, max_seconds)
         samples, is_broken = _decode(sound)
     if is_broken or is_cut(path, info.frames, len(samples)):
-        minutes, seconds = divmod(int(len(samples) / info.rate), 60)
-        raise AudioError(f"{path.name} is damaged after {minutes}:{seconds:02d}.")
+        raise AudioError(damaged(path, len(samples), info.rate))
     if len(samples) == 0:
         raise AudioError(f"{path.name} holds no sound: its length is 0 s.")
     if not np.isfinite(samples).all():
         raise AudioError(f"{path.name} has samples that are not numbers (NaN or infinity).")
     return torch.from_numpy(np.ascontiguousarray(samples.T)), info
+
+
+def decode(data: bytes | memoryview) -> Waveform:
+    """What `read` will give for a file of ours with these bytes (see `encode`)."""
+    import soundfile
+
+    with soundfile.SoundFile(io.BytesIO(data)) as sound:
+        samples, _ = _decode(sound)
+        return to_stereo(torch.from_numpy(np.ascontiguousarray(samples.T)), sound.samplerate)
 
 
 def to_stereo(held: Channels, rate: int) -> Waveform:
@@ -248,8 +263,9 @@ def _decode(sound: "SoundFile") -> tuple[np.ndarray, bool]:
     """All samples of the first two channels, and whether decoding broke off."""
     import soundfile
 
-    # A header may claim a thousand channels: the block shrinks, so memory stays bounded.
-    size = max(1024, 2**20 // sound.channels)
+    # A block that breaks off is lost, so it is a second at most; a header may claim a thousand
+    # channels, so it shrinks with them.
+    size = max(1024, min(sound.samplerate, 2**20 // sound.channels))
     blocks: list[np.ndarray] = [np.empty((0, min(2, sound.channels)), np.float32)]
     try:
         while len(block := sound.read(size, dtype="float32", always_2d=True)):

@@ -3,6 +3,8 @@
 import errno
 import os
 import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from acestep.errors import AudioError
@@ -17,33 +19,55 @@ def write_file(path: str | Path, data: bytes | memoryview, *, overwrite: bool = 
         AudioError: the file exists, or cannot be written. Nothing is left behind.
     """
     path = Path(path)
-    part = path.with_name(f".{secrets.token_hex(8)}.part")
-    try:
-        if not overwrite and os.path.lexists(path):
-            raise FileExistsError(errno.EEXIST, "File exists")
-        try:
-            with part.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            _rename(part, path, overwrite)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise AudioError(_sentence(path, len(data), error)) from error
+    write_files({path: data}, overwrite=overwrite)
     return path
 
 
-def _rename(part: Path, path: Path, overwrite: bool) -> None:
-    if overwrite:
-        part.replace(path)
-        return
-    # `replace` would overwrite and hard links are not everywhere: take the name first.
-    path.open("xb").close()
+def write_files(files: Mapping[Path, bytes | memoryview], *, overwrite: bool = False) -> None:
+    """Write several files together or none of them; each is whole when it appears, the last last.
+
+    Raises:
+        AudioError: one exists, or cannot be written. Nothing is left behind.
+    """
+    parts: dict[Path, Path] = {}
+    at, size = Path(), 0
     try:
-        part.replace(path)
+        with ExitStack() as leftovers:
+            for path, data in files.items():
+                at, size = path, len(data)
+                if not overwrite and os.path.lexists(path):
+                    raise FileExistsError(errno.EEXIST, "File exists", str(path))
+                part = parts[path] = path.with_name(f".{secrets.token_hex(8)}.part")
+                with part.open("xb") as file:
+                    leftovers.callback(part.unlink, missing_ok=True)
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+            with _claimed(() if overwrite else parts):
+                for path, part in parts.items():
+                    at, size = path, len(files[path])
+                    part.replace(path)
+    except FileExistsError as error:
+        raise AudioError(_sentence(Path(error.filename), size, error)) from error
+    except OSError as error:
+        raise AudioError(_sentence(at, size, error)) from error
+
+
+@contextmanager
+def _claimed(paths: Iterable[Path]) -> Iterator[None]:
+    """Take names that nothing has, to be replaced; give all of them up when that fails.
+
+    `replace` alone would overwrite, and hard links are not everywhere.
+    """
+    taken: list[Path] = []
+    try:
+        for path in paths:
+            path.open("xb").close()
+            taken.append(path)
+        yield
     except BaseException:
-        path.unlink()
+        for path in taken:
+            path.unlink(missing_ok=True)
         raise
 
 

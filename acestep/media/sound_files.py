@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from acestep.errors import AudioError
+from acestep.media.containers import heard_of_cut
 
 if TYPE_CHECKING:
     from soundfile import SoundFile
@@ -39,11 +40,23 @@ def probe(path: str | Path) -> AudioInfo:
     """Rate, channels and length from the header; nothing is decoded.
 
     Raises:
-        AudioError: the file is missing, empty, damaged, or not audio that can be read.
+        AudioError: the file is missing, empty, cut, or not audio that can be read.
     """
     path = Path(path)
     with open_file(path) as sound:
-        return info_of(sound, path)
+        info = info_of(sound, path)
+    if info.frames == 0:
+        raise AudioError(f"{path.name} holds no sound: its length is 0 s.")
+    heard = heard_of_cut(path, info.frames)
+    if heard is not None:
+        raise AudioError(damaged(path, heard, info.rate))
+    return info
+
+
+def damaged(path: Path, heard: int, rate: int) -> str:
+    """What to say of a file that breaks off after so many samples."""
+    minutes, seconds = divmod(heard // rate, 60)
+    return f"{path.name} is damaged after {minutes}:{seconds:02d}."
 
 
 def open_file(path: Path) -> "SoundFile":

@@ -10,7 +10,7 @@ from acestep.errors import UnsoundResult
 from acestep.planner import prompt as prompts
 from acestep.planner import think_block as plans
 from acestep.planner.backends import Backend, Task
-from acestep.planner.grammar import FREE_TEXT_TOKENS, CodesPhase, Form, Grammar, Phase
+from acestep.planner.grammar import FREE_TEXT_TOKENS, CodesPhase, Form, Grammar, Phase, prepare
 from acestep.planner.prompt import Guided
 from acestep.planner.sampling import Sampling
 from acestep.planner.think_block import Description
@@ -51,7 +51,7 @@ class Planner:
 
     def prepare(self) -> None:
         """Import what grammars need, and compile the one that every plan begins with."""
-        self._grammar(Form())
+        prepare(self.backend.vocabulary)
 
     def plan(self, request: PlannedRequest, longest: float, report: Reporter) -> Plan:
         """Plan every take of a request: one set of metadata, one row of codes per take.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 from tokenizers import Tokenizer
 
-from acestep.checkpoints.files import TOKENIZER_FILE
+from acestep.checkpoints.files import FIRST_CODE, TOKENIZER_FILE
 from acestep.errors import CheckpointError
 from acestep.models.tokenizer import read_tokenizer
 from acestep.request.values import CODEBOOK_SIZE
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from xgrammar import GrammarCompiler
 
 END = "<|im_end|>"
-FIRST_CODE = "<|audio_code_0|>"
 CONTROL_TOKENS = ("<|im_start|>", END, "<think>", "</think>", FIRST_CODE)
 
 # Byte-level BPE (Radford et al. 2019, GPT-2) writes printable bytes as themselves and gives the

@@ -30,12 +30,13 @@ class Cover(MusicRequest):
     )  # fmt: skip
     cover_noise_strength: float = setting(
         0.0, "source", "Cover Noise Strength", "Starts closer to the source's own sound.",
-        ge=0.0, le=1.0,
+        place="more", ge=0.0, le=1.0,
     )  # fmt: skip
     quantize: bool = setting(
         True, "source", "Quantize",
         "Follow the source through its 5 Hz codes, which keep structure and melody. Off follows "
         "its sound itself: very close, so choose an Audio Cover Strength of 0.2 to 0.5.",
+        place="more",
     )  # fmt: skip
 
     @model_validator(mode="after")

@@ -52,7 +52,7 @@ class MusicRequest(Asked):
     argument: ClassVar[str | None] = None
 
     caption: Text = setting(
-        "", "text", "Music Caption", "Genre, instruments, mood, voice.", max_length=512
+        "", "text", "Music Caption", "Genre, instruments, mood, voice.", lines=3, max_length=512
     )
     lyrics: Lyrics = setting(
         INSTRUMENTAL,
@@ -61,22 +61,25 @@ class MusicRequest(Asked):
         "One line per sung line, with [Verse], [Chorus] … above the parts. "
         "Empty or [Instrumental] for no voice.",
         metavar="TEXT|@FILE",
+        lines=8,
         max_length=4096,
     )
     vocal_language: Language = setting(
-        None, "text", "Vocal Language", "Language code of the lyrics, such as en, zh or ja."
-    )
+        None, "text", "Vocal Language", "Language code of the lyrics, such as en, zh or ja.",
+        widget="language",
+    )  # fmt: skip
 
     bpm: int | None = setting(None, "music", "BPM", "Tempo in beats per minute.", ge=30, le=300)
     key_scale: KeyScale = setting(
-        None, "music", "Key", "Root and mode, such as 'C major' or 'F# minor'."
+        None, "music", "Key", "Root and mode, such as 'C major' or 'F# minor'.", widget="key"
     )
     time_signature: TimeSignature = setting(
-        None, "music", "Time Signature", "Beats per bar: 2, 3, 4, or 6 for 6/8."
+        None, "music", "Time Signature", "Beats per bar: 2, 3, 4, or 6 for 6/8.", widget="meter"
     )
     reference_audio: File | None = setting(
-        None, "music", "Reference Audio", "A recording whose timbre and mix the song should have."
-    )
+        None, "music", "Reference Audio", "A recording whose timbre and mix the song should have.",
+        place="more",
+    )  # fmt: skip
 
     steps: int | None = setting(
         None, "rendering", "Steps", "Solver steps: turbo models take up to 20.", ge=1, le=200
@@ -86,7 +89,7 @@ class MusicRequest(Asked):
     )
     timesteps: Timesteps = setting(
         None, "rendering", "Timesteps", "Falling times from 1 (noise); replaces steps and shift.",
-        max_length=200,
+        placeholder="auto, or such as 1, 0.75, 0.5, 0.25", max_length=200,
     )  # fmt: skip
     guidance_scale: float | None = setting(
         None, "rendering", "Guidance Scale",
@@ -116,13 +119,14 @@ class MusicRequest(Asked):
     seed: Seed = setting(
         None, "rendering", "Seed",
         "The same seed gives the same song. Take k of several uses seed + k.",
-        ge=0, le=MAX_SEED,
+        placeholder="auto: another each time", ge=0, le=MAX_SEED,
     )  # fmt: skip
     takes: int = setting(
         1,
         "rendering",
         "Takes",
         "Versions rendered together, each with its own seed.",
+        place="front",
         ge=1,
         le=MAX_TAKES,
     )

@@ -28,6 +28,7 @@ class PlannedRequest(MusicRequest):
     think: bool | None = setting(
         None, "planner", "Think",
         "Let the 5Hz language model plan the song first: better structure, slower.",
+        widget="opt-out",
     )  # fmt: skip
     lm_temperature: float = setting(
         0.85, "planner", "LM Temperature", "Low is safe, high is surprising, 0 is the likeliest.",
@@ -35,7 +36,7 @@ class PlannedRequest(MusicRequest):
     )  # fmt: skip
     lm_cfg_scale: float = setting(
         2.0, "planner", "CFG Scale", "How strictly the language model follows the text; 1 is off.",
-        ge=1.0, le=7.0,
+        flags=("--cfg-scale",), ge=1.0, le=7.0,
     )  # fmt: skip
     lm_top_p: float = setting(
         0.9, "planner", "Top-P", "Keep the likeliest tokens up to this share; 1 is off.",
@@ -45,8 +46,9 @@ class PlannedRequest(MusicRequest):
         0, "planner", "Top-K", "Keep this many of the likeliest tokens; 0 is off.", ge=0, le=1000
     )
     lm_negative_prompt: Text = setting(
-        "", "planner", "Negative Prompt", "What the plan should move away from.", max_length=512
-    )
+        "", "planner", "Negative Prompt", "What the plan should move away from.",
+        lines=2, max_length=512,
+    )  # fmt: skip
     plan: Plan | None = setting(
         None, "plan", "Plan", "A plan made before; the planner is then skipped."
     )

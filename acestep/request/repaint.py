@@ -57,18 +57,21 @@ class Repaint(MusicRequest):
     repainting_start: float = setting(
         0.0, "source", "Repainting Start",
         "Where the region begins; below 0 adds music before the song.",
-        flags=("--start",), unit="s", ge=-MAX_DURATION, le=MAX_DURATION,
+        flags=("--start",), placeholder="0: the start of the song",
+        unit="s", ge=-MAX_DURATION, le=MAX_DURATION,
     )  # fmt: skip
     repainting_end: float | None = setting(
         None, "source", "Repainting End",
         "Where the region ends (empty: the end of the song, or its beginning when the region "
         "begins before it); past the song adds music after it.",
-        flags=("--end",), unit="s", ge=0.0, le=2 * MAX_DURATION,
+        flags=("--end",), placeholder="the end of the song",
+        unit="s", ge=0.0, le=2 * MAX_DURATION,
     )  # fmt: skip
     regions: Annotated[tuple[Region, ...], BeforeValidator(_regions)] = setting(
         (), "source", "Regions",
         "Several regions at once, as pairs of seconds, instead of Repainting Start and End.",
-        flags=("--region",), metavar="A:B", max_length=MAX_REGIONS,
+        flags=("--region",), metavar="A:B", place="more",
+        placeholder="such as 12 to 20, 40.5 to 48", max_length=MAX_REGIONS,
     )  # fmt: skip
     mode: RepaintMode = setting(
         "balanced", "source", "Repaint Mode",

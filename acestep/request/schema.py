@@ -31,6 +31,7 @@ def setting(
     widget: str = "",
     placeholder: str = "",
     lines: int = 1,
+    place: str = "",
     recorded: bool = False,
     **bounds: Any,
 ) -> Any:
@@ -45,11 +46,14 @@ def setting(
         widget: how the page draws it, where the type alone does not say.
         placeholder: what an empty box shows.
         lines: height of a text box.
+        place: where on the page, when not with its group: `front`, in the open, or `more`, where
+            less is asked for.
         recorded: of a service's setting: it may change samples, so recipes keep it.
     """
     known = {
         "group": group, "unit": unit, "missing": missing, "flags": list(flags), "metavar": metavar,
-        "widget": widget, "placeholder": placeholder, "lines": lines, "recorded": recorded,
+        "widget": widget, "placeholder": placeholder, "lines": lines, "place": place,
+        "recorded": recorded,
     }  # fmt: skip
     return Field(default, title=title, description=description, json_schema_extra=known, **bounds)
 

@@ -121,7 +121,10 @@ def describe(device: torch.device) -> str:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done all that it was told; on a CPU it has."""
+    """Wait until a device has done everything it was told to; a CPU always has.
+
+    GPUs are told faster than they compute, so a clock is read only after this.
+    """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":

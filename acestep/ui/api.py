@@ -18,10 +18,10 @@ from gradio.utils import get_upload_folder
 from acestep.engine.engine import Engine
 from acestep.engine.jobs import Job, Take
 from acestep.errors import AceStepError, Cancelled, InvalidRequest
-from acestep.request import MusicRequest, parse_request
+from acestep.request import TASKS, MusicRequest, parse_request
+from acestep.ui import controls
 from acestep.ui.boundary import bounded
 from acestep.ui.events import WATCHERS, steps_of
-from acestep.ui.form import UPLOADED
 
 POLL_SECONDS = 0.5
 
@@ -62,9 +62,9 @@ def read(data: object) -> MusicRequest:
     """
     if not isinstance(data, Mapping):
         raise InvalidRequest("", "A request is a JSON object, such as {'caption': 'lo-fi beat'}.")
-    return parse_request(
-        {**data, **{name: _uploaded(name, data.get(name)) for name in UPLOADED if name in data}}
-    )
+    fields = {name: field for task in TASKS.values() for name, field in task.model_fields.items()}
+    files = [name for name in data if name in fields and controls.is_upload(fields[name])]
+    return parse_request({**data, **{name: _uploaded(name, data[name]) for name in files}})
 
 
 def _uploaded(name: str, value: object) -> str | None:

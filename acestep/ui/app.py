@@ -113,6 +113,7 @@ def launch(
     number: int = listener.getsockname()[1]
     try:
         engine = make_engine()
+        engine.configure(engine.state.config)  # loads, for the first song not to wait for it
     except BaseException:
         listener.close()
         raise

@@ -1,4 +1,4 @@
-"""The one place where an error of ours becomes something the page shows."""
+"""The one place where sentences, and errors above all, become something the page shows."""
 
 import html
 import inspect
@@ -58,3 +58,13 @@ def shown(error: AceStepError) -> gr.Error:
         title=html.escape(title),
         print_exception=False,
     )
+
+
+def said(words: str) -> str:
+    """A sentence below a control, as HTML."""
+    return f'<p role="status">{html.escape(words)}</p>'
+
+
+def warned(error: AceStepError | str) -> str:
+    """What is wrong with the control above, as HTML."""
+    return f'<p role="alert" class="warning">{html.escape(str(error))}</p>'

@@ -8,6 +8,7 @@ from typing import Any
 from acestep.engine.engine import Change, Engine
 from acestep.engine.jobs import Job
 
+POLL_SECONDS = 0.2
 WATCHERS = 20  # callers that can wait for a job at once; the engine runs one after the other
 
 # For what only reads and shows, or only asks: outside of Gradio's queue, which calls wait in.

@@ -7,6 +7,7 @@ path of this computer.
 
 import threading
 import time
+import zlib
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ from acestep.engine.engine import Change, Engine, EngineState
 from acestep.engine.jobs import Event, Job, Take
 from acestep.errors import Unavailable
 from acestep.progress import Stage
+from acestep.request import TASKS
 
 SHOWN_AT_FIRST = 20  # ended jobs; the others come when they are asked for
 LONGEST_SUMMARY = 90  # characters of what was asked for
@@ -240,12 +242,12 @@ def engine_line(state: EngineState) -> str:
 
 def _engine(state: EngineState) -> dict[str, Any]:
     """The line at the top, and a mark that changes whenever the forms are to be fitted anew."""
-    fitted = [state.version, state.status, state.waiting_for, state.config.model_dump_json()]
+    config = zlib.crc32(state.config.model_dump_json().encode())
     return {
         "said": engine_line(state),
         "planner": state.loaded.planner if state.loaded else "",
         "busy": state.status == "loading" or state.waiting_for is not None,
-        "mark": "|".join(map(str, fitted)),
+        "mark": f"{state.version} {state.status} {state.waiting_for} {config}",
     }
 
 
@@ -264,8 +266,8 @@ def _is_gone(job: Job) -> bool:
 def _title(job: Job) -> str:
     if job.action in ACTION_WORDS:
         return ACTION_WORDS[job.action]
-    task = str(job.request.get("task", "text2music"))
-    return task.title()
+    task = str(job.request.get("task"))
+    return TASKS[task].title if task in TASKS else task
 
 
 def _asked(request: Mapping[str, Any]) -> str:

@@ -8,6 +8,8 @@ const acestep = (() => {
   const SCHEMA = 1; // of a draft; another one is not read
   const KEPT = 100; // ids of jobs that a tab remembers as its own
   const KEEP = { __type__: "update" }; // in Gradio's words: leave this component as it is
+  // Read now: Gradio opens the first tab while it draws the page, and says so.
+  const lastTab = sessionStorage.getItem(TAB);
   const at = (id) => document.getElementById(id);
 
   // --- what is shown -------------------------------------------------------------------------
@@ -221,6 +223,7 @@ const acestep = (() => {
   }
 
   function follow(id) {
+    if (id === "") return; // refused
     own.push(id);
     write(sessionStorage, OWN, own.slice(-KEPT));
     notice("");
@@ -264,10 +267,11 @@ const acestep = (() => {
     for (const store of [sessionStorage, localStorage]) write(store, DRAFT, { v: SCHEMA, d: draft });
   }
 
+  // Whether a value of a draft is still there: a file may have been swept from the server.
   async function isThere(value) {
-    const address = value?.url;
-    if (typeof address !== "string") return true;
-    return (await fetch(address, { method: "HEAD" }).catch(() => null))?.ok ?? false;
+    if (typeof value?.path !== "string") return true;
+    value.url = new URL(`gradio_api/file=${value.path}`, document.baseURI).href; // of this server
+    return (await fetch(value.url, { method: "HEAD" }).catch(() => null))?.ok ?? false;
   }
 
   async function restore() {
@@ -278,8 +282,7 @@ const acestep = (() => {
       delete draft[name];
       notice(`${value.orig_name ?? "A file"} is no longer here. Choose it again.`);
     }
-    const tab = sessionStorage.getItem(TAB);
-    if (tab !== null) document.querySelector(`[role=tab][data-tab-id="${tab}"]`)?.click();
+    if (lastTab !== null) document.querySelector(`[role=tab][data-tab-id="${lastTab}"]`)?.click();
   }
 
   async function afterFitting(values) {

@@ -6,6 +6,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import gradio as gr
@@ -20,10 +21,12 @@ from starlette.routing import Mount
 from acestep.config import ServiceConfig
 from acestep.engine.engine import Engine
 from acestep.errors import InvalidRequest
-from acestep.ui import api, cover, live, repaint, routes, text2music
+from acestep.request import TASKS
+from acestep.ui import api, live, routes, tabs
 from acestep.ui.boundary import bounded
 from acestep.ui.events import AT_ONCE, Updates
 from acestep.ui.live import Live
+from acestep.ui.service import Panel
 from acestep.ui.tabs import Tab
 
 TITLE = "ACE-Step 1.5"
@@ -32,13 +35,16 @@ MAX_CALLS = 20  # callers of the endpoint that may wait in Gradio's queue
 CACHE_SWEEP, CACHE_AGE = 3600, 86_400  # seconds; uploads and copies for the players, not songs
 IDLE_SECONDS = 0.02
 HERE = Path(__file__).parent
+PLAIN: Mapping[str, Any] = MappingProxyType({"js_on_load": None, "apply_default_css": False})
 # What page.js fills. Gradio leaves it alone because its value never changes.
 STATUS = '<p role="status">Connecting …</p><p id="engine" hidden></p>'
 BAR = """
-<button id="cancel" type="button" hidden>Cancel</button>
-<div id="progress" class="running" hidden>
-  <span role="status"><a></a></span><span class="time"></span>
-  <progress aria-label="Progress of this stage"></progress>
+<div class="bar">
+  <button id="cancel" type="button" hidden>Cancel</button>
+  <div id="progress" class="running" hidden>
+    <span role="status"><a></a></span><span class="time"></span>
+    <progress aria-label="Progress of this stage"></progress>
+  </div>
 </div>
 """
 LIST = """
@@ -55,10 +61,23 @@ def mount(
     auth: tuple[str, str] | None,
 ) -> tuple[FastAPI, AbstractAsyncContextManager[object]]:
     """The page as an application, and its lifespan."""
-    rows = Live(engine, output_dir)
-    blocks = asyncio.run(_drawn(engine, config_class))
-    # Gradio looks at its queue a thousand times a second, 10 % of a core; on Windows it takes
-    # this slower pace itself.
+
+    async def mounted() -> tuple[FastAPI, AbstractAsyncContextManager[object]]:
+        return _mount(engine, config_class, output_dir, auth)
+
+    # Outside of an event loop, Gradio opens loops that it never closes.
+    return asyncio.run(mounted())
+
+
+def _mount(
+    engine: Engine,
+    config_class: type[ServiceConfig],
+    output_dir: Path,
+    auth: tuple[str, str] | None,
+) -> tuple[FastAPI, AbstractAsyncContextManager[object]]:
+    blocks = draw(engine, config_class)
+    # Gradio looks at its queue a thousand times a second, 10 % of a core; on Windows it takes a
+    # slower pace itself.
     blocks._queue.sleep_when_free = IDLE_SECONDS
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     gr.mount_gradio_app(
@@ -80,14 +99,10 @@ def mount(
     blocks.has_launched = True
     page = app.routes.pop()
     assert isinstance(page, Mount) and isinstance(page.app, App)
+    rows = Live(engine, output_dir)
     app.include_router(routes.routes(engine, rows, _login_check(page.app)))
     app.routes.append(page)
     return app, _serving(app, rows)
-
-
-async def _drawn(engine: Engine, config_class: type[ServiceConfig]) -> gr.Blocks:
-    """The page, drawn inside an event loop: outside of one, Gradio opens loops for its locks."""
-    return draw(engine, config_class)
 
 
 def draw(engine: Engine, config_class: type[ServiceConfig] = ServiceConfig) -> gr.Blocks:
@@ -97,14 +112,17 @@ def draw(engine: Engine, config_class: type[ServiceConfig] = ServiceConfig) -> g
     ) as page:
         with gr.Row(elem_id="header"):
             gr.HTML(f"<h1>{TITLE}</h1>")
-            gr.HTML(STATUS, elem_id="status", js_on_load=None)
+            gr.HTML(STATUS, elem_id="status", **PLAIN)
+        panel = Panel(engine, config_class)
         with gr.Row():
             with gr.Column(scale=3, min_width=320), gr.Tabs() as row:
-                drawn = [text2music.build(), repaint.build(), cover.build()]
+                drawn = [tabs.build(task) for task in TASKS.values()]
             with gr.Column(scale=2, min_width=320, elem_id="side"):
                 column = Column(row, drawn)
         column.wire(engine)
-        _wire_fitting(engine, drawn)
+        for tab in drawn:
+            tab.wire(engine)
+        _wire_fitting(engine, drawn, panel)
         api.expose(engine)
     return page.queue(max_size=MAX_CALLS)
 
@@ -122,8 +140,8 @@ class Column:
         self._tabs = {tab.task: tab for tab in drawn}
         with gr.Column(elem_id="actions"):
             self._generate = gr.Button("Generate Music", variant="primary", elem_id="generate")
-            gr.HTML(BAR, elem_id="bar", js_on_load=None)
-        gr.HTML(LIST, elem_id="songs", js_on_load=None)
+            gr.HTML(BAR, elem_id="bar", **PLAIN)
+        gr.HTML(LIST, elem_id="songs", **PLAIN)
         self._submitted = gr.Textbox(visible=False)
         self._open_task = gr.Textbox(drawn[0].task, visible=False)
         self._take = gr.HTML(
@@ -138,8 +156,13 @@ class Column:
     def wire(self, engine: Engine) -> None:
         """Let Generate submit the form of the open tab, and a take's buttons fill a tab."""
 
-        def submit(values: Mapping[Any, Any]) -> str:
-            return engine.submit(self._tabs[values[self._open_task]].form.read(values)).id
+        def submit(values: Mapping[Any, Any]) -> Updates:
+            form = self._tabs[values[self._open_task]].form
+            try:
+                job = engine.submit(form.read(values))
+            except InvalidRequest as error:
+                return {self._submitted: "", **form.refuse(error)}
+            return {self._submitted: job.id, **form.accept()}
 
         def take(event: gr.EventData) -> Updates:
             tab = self._tabs[event.task]
@@ -150,8 +173,9 @@ class Column:
             return {**opened, **tab.source.take(song)}
 
         forms = {part for tab in self._tabs.values() for part in tab.form.components}
+        said = [self._submitted, *(tab.form.complaint for tab in self._tabs.values())]
         pressed = self._generate.click(
-            bounded(submit), {self._open_task, *forms}, self._submitted, preprocess=False, **AT_ONCE
+            bounded(submit), {self._open_task, *forms}, said, preprocess=False, **AT_ONCE
         )
         pressed.success(None, self._submitted, None, js="(id) => acestep.follow(id)", **AT_ONCE)
         taking = {part for tab in self._tabs.values() if tab.source for part in tab.source.taking}
@@ -162,13 +186,13 @@ class Column:
             )
 
 
-def _wire_fitting(engine: Engine, drawn: Sequence[Tab]) -> None:
+def _wire_fitting(engine: Engine, drawn: Sequence[Tab], panel: Panel) -> None:
     """Fit every form to what is loaded when the page asks for it, and then bring back the draft:
     what the person changed, and nothing that a model's preset fitted."""
 
     def fit() -> Updates:
         state = engine.state
-        updates: Updates = {}
+        updates = panel.show(state)
         if state.loaded is not None:
             for tab in drawn:
                 updates |= tab.suit(state.loaded.preset, has_planner=state.loaded.has_planner)
@@ -177,7 +201,8 @@ def _wire_fitting(engine: Engine, drawn: Sequence[Tab]) -> None:
     fields: list[Component] = [part for tab in drawn for part in tab.form.components]
     names = json.dumps([part.elem_id for part in fields])
     wire = gr.HTML(elem_classes="wire", js_on_load=f"acestep.onFit({names}, trigger)")
-    fitted = wire.click(fit, None, {part for tab in drawn for part in tab.components}, **AT_ONCE)
+    shown = {*panel.components, *(part for tab in drawn for part in tab.components)}
+    fitted = wire.click(fit, None, shown, **AT_ONCE)
     fitted.then(None, fields, fields, js="(...values) => acestep.afterFitting(values)", **AT_ONCE)
     gr.on(
         [part.change for part in fields],  # pyright: ignore[reportAttributeAccessIssue]

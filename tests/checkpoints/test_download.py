@@ -13,7 +13,7 @@ from fake_hub import COMMIT, FILES, REPO, WEIGHTS, FakeHub, HubServer, empty_com
 from acestep.checkpoints import download as downloads
 from acestep.checkpoints.catalogue import Entry
 from acestep.checkpoints.download import DownloadPlan, DownloadProgress, download, plan, verify
-from acestep.checkpoints.hub import HuggingFace, Listing
+from acestep.checkpoints.hub import HuggingFace, Listing, RemoteFile
 from acestep.checkpoints.locate import Checkpoints
 from acestep.checkpoints.manifest import Manifest
 from acestep.errors import Cancelled, CheckpointError, DownloadError, ModelMissing
@@ -51,13 +51,22 @@ class TestPlan:
         assert planned.free > 0
         assert planned.folder == places.root / "acestep-v15-turbo"
 
-    def test_the_commit_is_shown_and_whether_it_is_the_pinned_one(
-        self, places: Checkpoints
-    ) -> None:
-        (model,) = plan("vae", places, FakeHub()).models
-        assert (model.commit, model.pinned) == (COMMIT, False)
-        (model,) = plan("vae", row(places, "vae", revision=COMMIT), FakeHub()).models
-        assert model.pinned
+    def test_a_branch_is_resolved_to_its_commit(self, places: Checkpoints) -> None:
+        (model,) = plan("vae", row(places, "vae", revision="main"), FakeHub()).models
+        assert model.commit == COMMIT
+
+    def test_a_hub_that_answers_with_another_commit_is_refused(self, places: Checkpoints) -> None:
+        with pytest.raises(DownloadError, match=rf"commit {COMMIT[:12]} of {REPO}, but aaaaaaaaaa"):
+            plan("vae", row(places, "vae", revision="a" * 40), FakeHub())
+
+    def test_a_hub_that_tells_no_checksum_is_refused(self, places: Checkpoints) -> None:
+        class Careless(FakeHub):
+            def listing(self, repo: str, revision: str) -> Listing:
+                files = (RemoteFile(path, len(data), None, None) for path, data in FILES.items())
+                return Listing(COMMIT, tuple(files))
+
+        with pytest.raises(DownloadError, match=r"no checksum of vae/config\.json"):
+            plan("vae", places, Careless())
 
     def test_companions_that_are_here_are_not_fetched_again(self, places: Checkpoints) -> None:
         fetch(plan("vae", places, FakeHub()), FakeHub())
@@ -186,6 +195,15 @@ class TestDownload:
         with pytest.raises(DownloadError, match="does not match its checksum"):
             fetch(plan("vae", places, hub), hub)
         assert [path.name for path in (places.root / "vae").iterdir()] == ["config.json"]
+
+    def test_a_file_that_does_not_end_is_cut_off(self, places: Checkpoints) -> None:
+        class Endless(FakeHub):
+            def chunks(self, repo: str, commit: str, path: str, start: int) -> Iterator[bytes]:
+                while True:
+                    yield bytes(10_000)
+
+        with pytest.raises(DownloadError, match=r"config\.json does not match its checksum"):
+            fetch(plan("vae", places, FakeHub()), Endless())
 
     def test_small_files_are_checked_by_gits_hash(self, places: Checkpoints) -> None:
         hub = FakeHub()

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from model_folders import MakeModel
 
-from acestep.checkpoints.files import Kind
+from acestep.checkpoints.files import KIND_NAMES, Kind
+from acestep.checkpoints.folder import problems
 from acestep.checkpoints.locate import Checkpoints
 from acestep.errors import CheckpointError, ModelMissing
 
@@ -128,6 +129,26 @@ class TestResolve:
         assert refusal(places, "acestep-5Hz-lm-0.6B", "dit") == (
             "acestep-5Hz-lm-0.6B is a 5Hz language model, not a music model."
         )
+
+    @pytest.mark.parametrize("name", ["mine", "my-lm-tuned"])
+    @pytest.mark.parametrize("kind", ["lm", "text_encoder"])
+    def test_a_language_model_is_told_from_a_text_encoder_by_its_tokens(
+        self, places: Checkpoints, make_model: MakeModel, name: str, kind: Kind
+    ) -> None:
+        folder = make_model(name, kind)
+        assert places.kind(folder) == kind
+        assert places.resolve(folder, kind) == folder
+        other: Kind = "lm" if kind == "text_encoder" else "text_encoder"
+        assert f"not a {KIND_NAMES[other]}" in refusal(places, folder, other)
+
+    def test_without_a_tokenizer_that_is_what_is_missing(
+        self, places: Checkpoints, make_model: MakeModel
+    ) -> None:
+        folder = make_model("mine", "lm")
+        (folder / "tokenizer.json").unlink()
+        assert places.kind(folder) is None
+        assert problems(folder, None) == ["tokenizer.json is missing."]
+        assert "tokenizer.json is missing." in refusal(places, folder, "lm")
 
 
 class TestCompanions:

@@ -37,7 +37,7 @@ class FakeHub:
             RemoteFile(name, len(data), hashlib.sha256(data).hexdigest(), None)
             for name, data in FILES.items()
         )
-        return Listing("c" * 40, tuple(files))
+        return Listing(revision, tuple(files))
 
     def cached(self, repo: str, commit: str, path: str) -> Path | None:
         return None

@@ -5,7 +5,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from fake_engine import FakeEngine, FakeService
+from fake_engine import FakeEngine, FakeService, until
 
 from acestep.config import ServiceConfig
 from acestep.engine import local
@@ -155,12 +155,12 @@ def test_a_job_done_again_runs_under_its_own_configuration_and_the_chosen_one_re
 ) -> None:
     job = engine.ended(engine.submit(SONG))
     engine.configure(BASE)
-    engine.until(lambda: engine.state.status == "ready" and engine.state.loaded.model == BASE.model)  # type: ignore
+    until(lambda: engine.state.status == "ready" and engine.state.loaded.model == BASE.model)  # type: ignore
     again = engine.rerun(job.id)
     assert again.id != job.id and again.request == job.request and again.config == job.config
     again = engine.ended(again)
     assert again.outcome is not None and again.outcome.model == "acestep-v15-nano-turbo"
-    engine.until(lambda: len(service.loads) == 4)
+    until(lambda: len(service.loads) == 4)
     assert service.loads[-1] == engine.state.config == BASE
     with pytest.raises(Unavailable, match="There is no job"):
         engine.rerun("nonsense")
@@ -181,7 +181,7 @@ def test_a_failed_load_fails_the_jobs_that_need_it_and_nothing_else(
         assert (job.failure.type, job.failure.exit_code) == ("ModelMissing", 3)
     assert len(service.loads) <= 2 and service.requests == []
     engine.ended(other)
-    engine.until(lambda: engine.state.status == "failed")
+    until(lambda: engine.state.status == "failed")
     assert engine.state.failure is not None and engine.state.loaded is None
     service.load_failure = None
     assert engine.ended(engine.submit(SONG)).state == "done"
@@ -214,7 +214,7 @@ def test_unloading_names_the_job_it_would_end(engine: FakeEngine, service: FakeS
         engine.unload()
     engine.cancel(job.id)
     engine.ended(job)
-    engine.until(lambda: engine.state.status == "ready")
+    until(lambda: engine.state.status == "ready")
     engine.unload()
     assert engine.state.status == "empty" and engine.state.loaded is None
     assert engine.ended(engine.submit(SONG)).state == "done" and len(service.loads) == 2
@@ -346,9 +346,8 @@ def test_an_estimate_is_the_median_of_what_was_done_here(
 ) -> None:
     assert engine.estimate(SONG).seconds is None
     service.step_seconds, service.seconds = 0.02, None
-    for _ in range(3):
-        job = engine.ended(engine.submit(SONG))
-    assert job.outcome is not None  # pyright: ignore[reportPossiblyUnboundVariable]
+    job = [engine.ended(engine.submit(SONG)) for _ in range(3)][-1]
+    assert job.outcome is not None
     took = job.outcome.seconds["total"] - job.outcome.seconds["loading"]
     estimate = engine.estimate(SONG).seconds
     assert estimate is not None and 0.3 * took < estimate < 3 * took

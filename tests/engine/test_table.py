@@ -93,6 +93,15 @@ def test_a_table_outlives_its_engine_but_progress_does_not(tmp_path: Path) -> No
     again.close()
 
 
+def test_half_an_emoji_outlives_the_engine_too(tmp_path: Path) -> None:
+    table = JobTable.open(tmp_path)
+    table.insert(job("a", state="done", request={"caption": "\ud83d la"}))
+    table.close()
+    again = JobTable.open(tmp_path)
+    assert again.get("a").request == {"caption": "\ud83d la"}
+    again.close()
+
+
 def test_what_a_killed_engine_had_before_it_is_lost_and_says_so(tmp_path: Path) -> None:
     left_by_a_killed_process(tmp_path)
     table = JobTable.open(tmp_path)

@@ -8,9 +8,11 @@ import soundfile
 import torch
 
 from acestep.errors import AudioError
-from acestep.library.latents import find_latents, write_latents
+from acestep.library.latents import find_latents, kept
+from acestep.library.output_paths import LATENTS
 from acestep.library.source import read_source
 from acestep.media import audio
+from acestep.media.files import write_file
 
 VAE = "fingerprint"
 
@@ -24,7 +26,9 @@ def song(path: Path, seconds: float = 0.5, seed: int = 0) -> Path:
 
 def keep(path: Path, frames: int = 13) -> torch.Tensor:
     latents = torch.randn(1, frames, 64)
-    write_latents(path, latents, VAE)
+    data = kept(latents, audio.read(path), VAE)
+    if data is not None:
+        write_file(path.with_suffix(LATENTS), data)
     return latents
 
 

@@ -21,7 +21,7 @@ from acestep.library.recipe import (
     RECIPE_VERSION,
     pack,
     read_recipe,
-    write_sidecar,
+    sidecar,
 )
 from acestep.media import audio
 from acestep.media.containers import MAX_OPUS_COMMENT, append_chunk, chunks
@@ -170,20 +170,17 @@ def test_a_damaged_recipe_is_called_damaged(tmp_path: Path, data: bytes) -> None
 
 def test_the_sidecar_is_for_people(tmp_path: Path) -> None:
     recipe = long_recipe() | SHORT | {"plan": {"codes": list(range(3000)), "empty": []}}
-    path = write_sidecar(tmp_path / "0001_text2music_song.flac", recipe)
-    assert path.name == "0001_text2music_song.json"
+    path = put(tmp_path, "0001_text2music_song.json", sidecar(recipe))
     text = path.read_text(encoding="utf-8")
     assert "温暖" in text and "[ 1, 2 ]" in text
     assert "[0, 1, 2, 3," in text, "codes share a line"
     assert text.splitlines()[1] == f'  "recipe": {RECIPE_VERSION},'
     assert read_recipe(path) == {"recipe": RECIPE_VERSION, **recipe}
-    with pytest.raises(AudioError, match="exists already"):
-        write_sidecar(tmp_path / "0001_text2music_song.wav", recipe)
 
 
 def test_half_an_emoji_survives_both_homes(tmp_path: Path) -> None:
     recipe = {"recipe": RECIPE_VERSION, "request": {"caption": "\ud83d broken"}}
-    assert read_recipe(write_sidecar(tmp_path / "s.flac", recipe)) == recipe
+    assert read_recipe(put(tmp_path, "s.json", sidecar(recipe))) == recipe
     assert read_recipe(put(tmp_path, "s.wav", song("wav", recipe))) == recipe
 
 
@@ -199,7 +196,7 @@ values = st.recursive(
 @given(request=st.dictionaries(st.text(max_size=9), values, max_size=6))
 def test_any_json_comes_back_unchanged(tmp_path: Path, request: dict[str, Any]) -> None:
     recipe = {"recipe": RECIPE_VERSION, "request": request}
-    assert read_recipe(write_sidecar(tmp_path / "s.flac", recipe, overwrite=True)) == recipe
+    assert read_recipe(put(tmp_path, "s.json", sidecar(recipe))) == recipe
     for format in ("wav", "flac"):
         assert read_recipe(put(tmp_path, f"s.{format}", song(format, recipe))) == recipe
 

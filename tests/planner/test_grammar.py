@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer
 
 from acestep.planner import think_block as plan_text
-from acestep.planner.grammar import CodesPhase, Form, Grammar, Phase, _whole_numbers
+from acestep.planner.grammar import CodesPhase, Form, Grammar, Phase, _whole_numbers, prepare
 from acestep.planner.vocabulary import Vocabulary
 from acestep.request import Plan, Text2Music
 from acestep.request.values import KEY_SCALES, LANGUAGES, TIME_SIGNATURES
@@ -43,6 +44,17 @@ def random_request(dice: random.Random) -> Text2Music:
         time_signature=maybe(dice.choice(list(TIME_SIGNATURES))),
         vocal_language=maybe(dice.choice(LANGUAGES)),
     )
+
+
+def test_what_is_prepared_need_not_be_compiled_again(tokenizer: Tokenizer):
+    vocabulary = Vocabulary(tokenizer, codebook_size=90)
+    prepare(vocabulary, max_duration=240)
+    compiled = vocabulary.compiler.get_cache_size_bytes()
+    assert compiled > 0
+    Grammar(vocabulary, Form(max_duration=240))
+    assert vocabulary.compiler.get_cache_size_bytes() == compiled
+    Grammar(vocabulary, Form(max_duration=60))
+    assert vocabulary.compiler.get_cache_size_bytes() > compiled
 
 
 def test_500_random_requests_keep_what_the_user_gave_and_fill_the_rest(vocabulary: Vocabulary):

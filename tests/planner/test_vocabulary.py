@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, models
 
+from acestep.checkpoints.files import FIRST_CODE
+from acestep.checkpoints.locate import shipped_folder
 from acestep.errors import CheckpointError
 from acestep.planner.vocabulary import Vocabulary
 
@@ -44,6 +46,13 @@ def test_truncation_written_in_the_file_is_ignored(tokenizer: Tokenizer, tmp_pat
     copy.save(str(tmp_path / "tokenizer.json"))
     text = "rain on the window " * 20
     assert Vocabulary.read(tmp_path).encode(text) == Vocabulary(tokenizer).encode(text)
+
+
+def test_a_planners_folder_is_known_by_a_token_that_text_encoders_do_not_have():
+    kinds = {"acestep-5Hz-lm-nano": True, "acestep-nano-text-encoder": False}
+    for name, is_planner in kinds.items():
+        written = (shipped_folder() / name / "tokenizer.json").read_bytes()
+        assert (FIRST_CODE.encode() in written) == is_planner
 
 
 def test_another_models_tokenizer_is_refused():

@@ -128,6 +128,35 @@ def test_other_errors_are_not_mistaken_for_memory() -> None:
     assert not devices.is_out_of_memory(ValueError("out of memory"))
 
 
+@pytest.mark.parametrize(
+    ("device", "waits"),
+    [("cpu", []), ("cuda:1", [("cuda", torch.device("cuda:1"))]), ("mps", [("mps",)])],
+)
+def test_only_what_computes_behind_the_program_is_waited_for(
+    device: str, waits: list[tuple[object, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No machine has both kinds of GPU, so PyTorch's own calls are recorded."""
+    asked: list[tuple[object, ...]] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda *which: asked.append(("cuda", *which)))
+    monkeypatch.setattr(torch.mps, "synchronize", lambda *which: asked.append(("mps", *which)))
+    devices.synchronize(torch.device(device))
+    assert asked == waits
+
+
+@pytest.mark.gpu
+def test_a_real_gpu_has_nothing_left_to_do_after_waiting_for_it() -> None:
+    device = devices.resolve_device("cuda")
+    matrix = torch.randn(8192, 8192, device=device)
+    with torch.cuda.device(device):
+        done = torch.cuda.Event()
+        for _ in range(20):
+            matrix = matrix @ matrix
+        done.record()
+        assert not done.query(), "20 products of 1.1 TFLOP take longer than to ask for them"
+        devices.synchronize(device)
+        assert done.query()
+
+
 @pytest.mark.gpu
 def test_a_real_gpu_is_named_with_its_memory() -> None:
     device = devices.resolve_device("auto")

@@ -1,24 +1,16 @@
-"""A real page around a fake service, on a free port."""
+"""Pages and tabs that are closed after the test."""
 
-import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_service import FakeService
-from loops import in_loop
+from chromium import Visit, chromium, visiting
+from fake_engine import FakeService
+from pages import OpenPage, open_one
+from playwright.sync_api import Browser
 
-from acestep.ui.app import RunningPage, launch
-
-OpenPage = Callable[..., RunningPage]
-
-
-def free_port() -> int:
-    """A port that no other test process is likely to take."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+from acestep.ui.app import RunningPage
 
 
 @pytest.fixture
@@ -26,16 +18,26 @@ def open_page(tmp_path: Path) -> Iterator[OpenPage]:
     """A way to open pages that are closed after the test; they save below the test's folder."""
     pages: list[RunningPage] = []
 
-    def open_one(service: FakeService | None = None, **options: Any) -> RunningPage:
-        options = {
-            "load_service": lambda: service or FakeService(),
-            "output_dir": tmp_path / "songs",
-            "port": free_port(),
-            **options,
-        }
-        pages.append(in_loop(lambda: launch(**options)))
+    def open_here(service: FakeService | None = None, **options: Any) -> RunningPage:
+        pages.append(open_one(tmp_path / "songs", service, **options))
         return pages[-1]
 
-    yield open_one
+    yield open_here
     for page in pages:
         page.close()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def visit(browser: Browser, open_page: OpenPage) -> Iterator[Visit]:
+    """A tab that must end without console errors and without a request to another host.
+
+    It asks for `open_page` so that the tab is closed before its server is.
+    """
+    with visiting(browser) as tab:
+        yield tab

@@ -3,17 +3,18 @@
 import json
 import math
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import gradio as gr
 import pytest
-from fake_service import BASE, TURBO
+from fake_engine import BASE, TURBO
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from loops import in_loop
 
 from acestep.errors import InvalidRequest
-from acestep.request import Text2Music, schema
+from acestep.request import Preset, Text2Music, schema
+from acestep.request.schema import Schema, setting
 from acestep.request.values import (
     INSTRUMENTAL,
     KEY_SCALES,
@@ -25,10 +26,13 @@ from acestep.request.values import (
     WaveletCorrection,
 )
 from acestep.seeds import MAX_SEED
+from acestep.ui import controls
+from acestep.ui.controls import LANGUAGE_NAMES
 from acestep.ui.examples import EXAMPLES
-from acestep.ui.form import LANGUAGE_NAMES, NOT_DRAWN, Form
+from acestep.ui.form import Form
 
-DRAWN = [name for name in Text2Music.model_fields if name not in NOT_DRAWN]
+DRAWN = [name for name, field in Text2Music.model_fields.items() if controls.is_drawn(field)]
+HIDDEN = gr.update(visible=False)
 CONTRACTED_IDS = {
     "caption": "caption",
     "lyrics": "lyrics",
@@ -60,7 +64,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "key_scale": optional(st.sampled_from([key for key in KEY_SCALES if key.isascii()])),
     "time_signature": optional(st.sampled_from(list(TIME_SIGNATURES))),
     "reference_audio": optional(st.just(Path("some folder/voice.flac"))),
-    "think": st.booleans(),
+    "think": st.sampled_from([None, False]),
     "lm_negative_prompt": text,
     "timesteps": optional(
         st.lists(st.floats(0.001, 1.0), min_size=1, max_size=8, unique=True).map(
@@ -81,20 +85,19 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
 }
 
 
-def drawn() -> Form:
+def drawn() -> Form[Text2Music]:
     with gr.Blocks():
-        form = Form(Text2Music, EXAMPLES["Lo-fi rain"])
+        form = Form(Text2Music, EXAMPLES[Text2Music]["Lo-fi rain"])
         form.draw(*DRAWN)
-        form.draw_instrumental()
     return form
 
 
 @pytest.fixture(scope="module")
-def form() -> Form:
+def form() -> Form[Text2Music]:
     return in_loop(drawn)
 
 
-def sent(form: Form, request: Text2Music, **changes: Any) -> dict[Any, Any]:
+def sent(form: Form[Any], request: Schema, **changes: Any) -> dict[Any, Any]:
     """What the browser sends for a form that shows `request`, after JSON, by component."""
     values = dict(form.fill(request))
     for name, value in changes.items():
@@ -104,43 +107,48 @@ def sent(form: Form, request: Text2Music, **changes: Any) -> dict[Any, Any]:
 
 def test_strategies_cover_every_field_that_is_drawn() -> None:
     assert sorted(VALUES) == sorted(DRAWN)
+    assert set(Text2Music.model_fields) - set(DRAWN) == {"task", "plan"}
 
 
 @settings(max_examples=200, deadline=None)
 @given(data=st.fixed_dictionaries(VALUES))
-def test_what_is_filled_in_is_read_back(form: Form, data: dict[str, Any]) -> None:
+def test_what_is_filled_in_is_read_back(form: Form[Text2Music], data: dict[str, Any]) -> None:
     request = Text2Music.model_validate(data)
     assert form.read(sent(form, request)) == request
 
 
 @pytest.mark.parametrize("name", DRAWN)
-def test_label_help_range_and_choices_come_from_the_schema(form: Form, name: str) -> None:
-    component = form.fields[name]
-    info = getattr(component, "info", None) or ""
+def test_label_help_range_and_choices_come_from_the_schema(
+    form: Form[Text2Music], name: str
+) -> None:
+    control: Any = form.fields[name]
     field = Text2Music.model_fields[name]
-    assert component.label == field.title
-    assert name == "reference_audio" or info.startswith(str(field.description))
-    assert component.elem_id == CONTRACTED_IDS.get(name, name.replace("_", "-"))
-    if isinstance(component, gr.Slider):
-        low, high = schema.bounds(field)
-        assert low is not None and component.maximum == high
-        assert low <= component.minimum <= low + (component.step or 0)
-        Text2Music.model_validate({"caption": "x", name: component.minimum})
-    if isinstance(component, gr.Dropdown) and schema.choices(field):
-        assert [value for _, value in component.choices] == list(schema.choices(field))
+    assert control.label == field.title
+    assert name == "reference_audio" or control.info.startswith(str(field.description))
+    assert control.elem_id == CONTRACTED_IDS.get(name, name.replace("_", "-"))
+    low, high = schema.bounds(field)
+    if low is not None and name != "seed":
+        assert isinstance(control, gr.Textbox)
+        assert f"({low:g}–{high:,g})" in control.placeholder
+    if schema.choices(field):
+        assert [value for _, value in control.choices] == list(schema.choices(field))
 
 
-def test_lists_of_the_schema_are_offered_whole(form: Form) -> None:
+def test_no_control_clamps_or_drops_what_is_typed(form: Form[Text2Music]) -> None:
+    assert not [part for part in form.fields.values() if isinstance(part, gr.Number | gr.Slider)]
+
+
+def test_lists_of_the_schema_are_offered_whole(form: Form[Text2Music]) -> None:
     def offered(name: str) -> list[str]:
         component: Any = form.fields[name]
         return [value for _, value in component.choices]
 
-    assert set(offered("vocal_language")) == {"", *LANGUAGES} == {"", *LANGUAGE_NAMES}
+    assert set(offered("vocal_language")) == {"", *LANGUAGES} == {"", "unknown", *LANGUAGE_NAMES}
     assert set(offered("key_scale")) == {"", *(key for key in KEY_SCALES if key.isascii())}
     assert offered("time_signature") == ["", *TIME_SIGNATURES.values()]
 
 
-def test_keys_are_shown_with_their_proper_signs_and_sent_plain(form: Form) -> None:
+def test_keys_are_shown_with_their_proper_signs_and_sent_plain(form: Form[Text2Music]) -> None:
     component: Any = form.fields["key_scale"]
     shown = {value: label for label, value in component.choices}
     assert (shown["F# minor"], shown["Bb major"], shown["B minor"]) == (
@@ -148,28 +156,45 @@ def test_keys_are_shown_with_their_proper_signs_and_sent_plain(form: Form) -> No
     )  # fmt: skip
 
 
-def test_an_empty_box_means_you_choose(form: Form) -> None:
+def test_an_empty_box_means_you_choose(form: Form[Text2Music]) -> None:
     request = form.read(sent(form, Text2Music(caption="x")))
     assert request == Text2Music(caption="x")
 
 
 @pytest.mark.parametrize("nothing", ["", None])
-def test_an_untouched_number_box_and_an_emptied_one_both_mean_you_choose(
-    form: Form, nothing: str | None
+def test_an_untouched_box_and_an_emptied_one_both_mean_you_choose(
+    form: Form[Text2Music], nothing: str | None
 ) -> None:
-    boxes = [name for name, part in form.fields.items() if isinstance(part, gr.Number)]
+    boxes = [name for name in DRAWN if controls.is_number(Text2Music.model_fields[name])]
     values = sent(form, Text2Music(caption="x"), **dict.fromkeys(boxes, nothing))
-    assert len(boxes) >= 6 and form.read(values) == Text2Music(caption="x")
+    assert len(boxes) >= 15 and form.read(values) == Text2Music(caption="x")
 
 
-def test_instrumental_silences_lyrics_that_stay_in_the_form(form: Form) -> None:
+def test_think_left_ticked_is_the_programs_choice_and_unticked_is_a_wish(
+    form: Form[Text2Music],
+) -> None:
+    assert form.read(sent(form, Text2Music(caption="x"))).think is None
+    assert form.read(sent(form, Text2Music(caption="x"), think=False)).think is False
+
+
+def test_lyrics_with_instrumental_ticked_are_a_sentence_and_never_dropped(
+    form: Form[Text2Music],
+) -> None:
     values = sent(form, Text2Music(caption="x", lyrics="[Verse]\nla"))
     assert form.read(values).lyrics == "[Verse]\nla"
     values[form.instrumental] = True
-    assert form.read(values).is_instrumental
+    with pytest.raises(InvalidRequest) as error:
+        form.read(values)
+    assert (error.value.field, str(error.value)) == (
+        "lyrics",
+        "There are lyrics, but Instrumental is ticked: untick it to have them sung, or empty the "
+        "lyrics.",
+    )
+    for silent in ("", " \n", "[Instrumental]", "[inst]"):
+        assert form.read({**values, form.fields["lyrics"]: silent}).is_instrumental
 
 
-def test_an_upload_is_read_from_what_the_browser_sends(form: Form) -> None:
+def test_an_upload_is_read_from_what_the_browser_sends(form: Form[Text2Music]) -> None:
     upload = {"path": "/cache/voice.wav", "meta": {"_type": "gradio.FileData"}}
     request = form.read(sent(form, Text2Music(caption="x"), reference_audio=upload))
     assert request.reference_audio == Path("/cache/voice.wav")
@@ -178,15 +203,15 @@ def test_an_upload_is_read_from_what_the_browser_sends(form: Form) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
-        ("bpm", 12, "BPM must be a whole number from 30 to 300 (you gave 12)."),
-        ("bpm", 100.5, "BPM must be a whole number from 30 to 300 (you gave 100.5)."),
-        ("bpm", "fast", "BPM must be a whole number from 30 to 300 (you gave fast)."),
+        ("bpm", "12", "BPM must be a whole number from 30 to 300 (you gave 12)."),
+        ("bpm", "100.5", "BPM must be a whole number from 30 to 300 (you gave 100.5)."),
+        ("bpm", "abc", "BPM must be a whole number from 30 to 300 (you gave abc)."),
         ("duration", math.inf, "Audio Duration must be a number from 10 to 600 s (you gave inf)."),
         ("duration", 5, "Audio Duration must be a number from 10 to 600 s (you gave 5)."),
         ("caption", {"a": 1}, "Music Caption must be text (you gave {'a': 1})."),
         ("caption", None, "Music Caption is missing."),
         ("caption", "x" * 530, "Music Caption is 530 characters; the limit is 512."),
-        ("lm_temperature", None, "LM Temperature is missing."),
+        ("lm_temperature", "5", "LM Temperature must be a number from 0 to 2 (you gave 5)."),
         ("lm_cfg_scale", [], "CFG Scale must be a number from 1 to 7 (you gave [])."),
         ("key_scale", "H minor", "Key 'H minor' is not known. Try 'B minor'."),
         ("time_signature", "5/4", "Choose 2/4, 3/4, 4/4 or 6/8 (you gave '5/4')."),
@@ -202,7 +227,7 @@ def test_an_upload_is_read_from_what_the_browser_sends(form: Form) -> None:
     ],
 )
 def test_whatever_is_sent_ends_in_the_schemas_sentence(
-    form: Form, name: str, value: Any, sentence: str
+    form: Form[Text2Music], name: str, value: Any, sentence: str
 ) -> None:
     values = {**sent(form, Text2Music(caption="x")), form.fields[name]: value}
     with pytest.raises(InvalidRequest) as error:
@@ -220,7 +245,7 @@ def test_whatever_is_sent_ends_in_the_schemas_sentence(
     ),
 )
 def test_no_json_value_gets_past_the_schema_or_raises_anything_else(
-    form: Form, name: str, value: Any
+    form: Form[Text2Music], name: str, value: Any
 ) -> None:
     try:
         request = form.read({**sent(form, Text2Music(caption="x")), form.fields[name]: value})
@@ -230,23 +255,85 @@ def test_no_json_value_gets_past_the_schema_or_raises_anything_else(
         assert Text2Music.model_validate(request.model_dump()) == request
 
 
-def test_turbo_switches_guidance_off_and_says_why(form: Form) -> None:
+def test_turbo_hides_guidance_and_says_why(form: Form[Text2Music]) -> None:
     updates = form.suit(TURBO, has_planner=False)
-    scale = updates[form.fields["guidance_scale"]]
-    assert (scale["interactive"], scale["info"]) == (False, "Turbo models need no guidance.")
+    assert updates[form.fields["guidance_scale"]]["placeholder"] == "off: turbo models need none"
+    hidden = {
+        name for name, part in form.fields.items() if updates.get(part, {}).get("visible") is False
+    }
+    assert hidden == {"guidance_rule", "guidance_start", "guidance_end"}
     assert updates[form.fields["steps"]]["placeholder"] == "auto: 8 (1–20)"
-    assert updates[form.fields["think"]]["value"] is False
+    assert updates[form.fields["duration"]]["placeholder"] == "auto: 12 (10–600)"
 
 
-def test_base_switches_guidance_and_think_on(form: Form) -> None:
+def test_base_shows_guidance_and_leaves_the_length_to_the_planner(form: Form[Text2Music]) -> None:
     updates = form.suit(BASE, has_planner=True)
-    scale = updates[form.fields["guidance_scale"]]
-    assert (scale["interactive"], scale["placeholder"]) == (True, "auto: 7 (1–15)")
-    assert scale["info"] == Text2Music.model_fields["guidance_scale"].description
-    assert updates[form.fields["think"]]["value"] is True
+    assert updates[form.fields["guidance_scale"]]["placeholder"] == "auto: 7 (1–15)"
+    assert updates[form.fields["guidance_rule"]]["visible"] is True
+    assert updates[form.fields["steps"]]["placeholder"] == "auto: 8 (1–200)"
+    assert updates[form.fields["duration"]]["placeholder"] == "auto (10–600)"
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_examples_suit_the_turbo_models_as_they_are(form: Form, name: str) -> None:
-    request = form.read(sent(form, EXAMPLES[name]))
-    assert request.resolve(TURBO, has_planner=False).warnings() == []
+@pytest.mark.parametrize("preset", [TURBO, BASE])
+def test_fitting_a_form_to_a_model_keeps_what_was_typed(
+    form: Form[Text2Music], preset: Preset
+) -> None:
+    for update in form.suit(preset, has_planner=True).values():
+        assert "value" not in update
+
+
+def test_a_complaint_names_its_field_and_the_accordion_to_open() -> None:
+    def draw() -> Form[Text2Music]:
+        with gr.Blocks():
+            form = Form(Text2Music, prefix="toy-")
+            form.draw("caption")
+            form.draw("steps", accordion="toy-rendering")
+        return form
+
+    form = in_loop(draw)
+    sentence = "Steps must be a whole number from 1 to 200 (you gave abc)."
+    said = form.refuse(InvalidRequest("steps", sentence))[form.complaint]
+    assert (said["field"], said["accordion"]) == ("toy-steps", "toy-rendering")
+    assert said["message"] == sentence
+    assert form.accept() == {form.complaint: {}}
+    with pytest.raises(gr.Error, match="no control"):
+        form.refuse(InvalidRequest("plan", "It has no control here."))
+
+
+class Everything(Schema):
+    """One field of every kind that a request or a service may have."""
+
+    task: Literal["everything"] = "everything"
+    ratio: float = setting(0.5, "rendering", "Ratio", "A share.", ge=0.0, le=1.0)
+    rewrite: bool | None = setting(None, "text", "Rewrite", "Whether the words may change.")
+    kind: Literal["a", "b"] | None = setting(None, "text", "Kind", "Which of two.")
+    fixed: float = setting(0.0, "output", "Fixed", "Nothing to choose.", ge=0.0, le=0.0)
+    folder: Path | None = setting(None, "models", "Folder", "Where.", widget="folder")
+
+
+def test_a_class_that_nobody_foresaw_gets_its_controls_by_type() -> None:
+    names = [name for name, field in Everything.model_fields.items() if controls.is_drawn(field)]
+    assert names == ["ratio", "rewrite", "kind", "folder"]
+
+    def draw() -> Form[Everything]:
+        with gr.Blocks():
+            form = Form(Everything)
+            form.draw(*names)
+        return form
+
+    form = in_loop(draw)
+    for asked in (Everything(), Everything(ratio=0.25, rewrite=False, kind="b", folder=Path("x"))):
+        assert form.read(sent(form, asked)) == asked
+    assert form.read(sent(form, Everything(), rewrite="on")).rewrite is True
+    kind: Any = form.fields["kind"]
+    assert kind.choices == [("auto", ""), ("a", "a"), ("b", "b")]
+
+
+@pytest.mark.parametrize("name", EXAMPLES[Text2Music])
+def test_examples_suit_the_turbo_models_and_fill_no_box_that_nobody_sees(
+    form: Form[Text2Music], name: str
+) -> None:
+    request = form.read(sent(form, EXAMPLES[Text2Music][name]))
+    request.check(TURBO, has_planner=False)
+    assert request.warnings() == []
+    assert (request.bpm, request.key_scale, request.time_signature) == (None, None, None)

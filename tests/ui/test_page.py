@@ -14,16 +14,16 @@ from typing import Any
 import httpx
 import pytest
 import soundfile
-from conftest import OpenPage, free_port
-from fake_service import BASE, FakeService
+from fake_engine import FakeEngine, FakeService, hum
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from loops import in_loop
+from pages import OpenPage, free_port, open_one
 
-from acestep.errors import InvalidRequest, ModelMissing, PortBusy, Unavailable
+from acestep.errors import InvalidRequest, PortBusy, Unavailable
 from acestep.request import Text2Music
-from acestep.ui import api
-from acestep.ui.app import DEFAULT_PORT, RunningPage, build, launch
+from acestep.ui import api, app
+from acestep.ui.app import DEFAULT_PORT, RunningPage
 
 SOON = 30.0
 
@@ -35,9 +35,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """A caller of one page that these tests share."""
     folder = tmp_path_factory.mktemp("shared")
-    page = in_loop(
-        lambda: launch(load_service=FakeService, output_dir=folder / "songs", port=free_port())
-    )
+    page = open_one(folder / "songs")
     yield client_of(page, folder)
     page.close()
 
@@ -58,10 +56,18 @@ def config(page: RunningPage) -> dict[str, Any]:
     return get(page, "config").json()
 
 
-def test_importing_the_page_imports_no_torch() -> None:
-    code = "import sys, acestep.ui.app; print('torch' in sys.modules, 'gradio' in sys.modules)"
+def test_what_opens_the_page_imports_neither_gradio_nor_torch() -> None:
+    assert imported_by("acestep.ui.app") == []
+
+
+def test_the_page_itself_imports_no_torch() -> None:
+    assert imported_by("acestep.ui.page") == ["gradio"]
+
+
+def imported_by(module: str) -> list[str]:
+    code = f"import sys, {module}; print(*[n for n in ('gradio', 'torch') if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False", "True"]
+    return done.stdout.split()
 
 
 def test_a_request_comes_back_as_a_file_with_its_recipe(client: Client) -> None:
@@ -107,7 +113,8 @@ def test_infinity_in_raw_json_ends_in_the_same_sentence(open_page: OpenPage) -> 
 
 def test_an_uploaded_reference_reaches_the_service(open_page: OpenPage, tmp_path: Path) -> None:
     service = FakeService()
-    voice = FakeService().run(Text2Music(caption="x", duration=10))[0].save_in(tmp_path / "in")
+    voice = tmp_path / "voice.wav"
+    soundfile.write(voice, hum(10, 1).T.numpy(), 48_000)
     request = {"caption": "x", "duration": 10, "reference_audio": handle_file(str(voice))}
     client_of(open_page(service), tmp_path).predict(request, api_name="/generate")
     reference = service.requests[0].reference_audio
@@ -157,7 +164,7 @@ def test_cancelling_the_job_stops_the_run_and_the_next_one_works(
     service.step_seconds = 0.01
     assert len(client.predict({"caption": "x", "duration": 10}, api_name="/generate")) == 1
     assert time.monotonic() - began < 3.5  # the cancelled run alone had 4 s to go
-    assert len(list((tmp_path / "songs").glob("*.flac"))) == 1
+    assert len(list((tmp_path / "songs").rglob("*.flac"))) == 1
 
 
 def test_only_the_documented_endpoint_is_public(open_page: OpenPage) -> None:
@@ -203,51 +210,6 @@ def test_a_foreign_host_or_origin_is_refused_by_the_whole_page(open_page: OpenPa
     assert get(page, "").status_code == 200
 
 
-def test_the_status_says_loading_then_what_is_ready(open_page: OpenPage) -> None:
-    gate = threading.Event()
-
-    def load() -> FakeService:
-        gate.wait(SOON)
-        return FakeService()
-
-    page = open_page(load_service=load)
-    status = next(c for c in config(page)["components"] if c["props"].get("elem_id") == "status")
-    assert "Loading the model" in status["props"]["value"]
-    loading = opened(page)
-    assert "Loading the model" in said(next(loading))
-    gate.set()
-    assert "Ready · acestep-v15-nano-turbo · CPU" in said(next(loading))
-
-
-def test_a_model_that_is_missing_is_said_where_the_status_is(open_page: OpenPage) -> None:
-    def load() -> FakeService:
-        raise ModelMissing("acestep-v15-turbo is not on this computer.")
-
-    updates = list(opened(open_page(load_service=load)))
-    assert "Not ready. acestep-v15-turbo is not on this computer." in said(updates[-1])
-
-
-def test_the_planners_controls_appear_with_a_planner(open_page: OpenPage) -> None:
-    shown = list(opened(open_page(FakeService(preset=BASE, has_planner=True))))[-1]
-    accordion = next(part for part in shown if getattr(part, "elem_id", "") == "planner")
-    assert shown[accordion]["visible"] is True
-    assert "Planner: a-planner on pt. vLLM &lt;is&gt; not installed." in said(shown)
-    hidden = list(opened(open_page(FakeService())))[-1]
-    accordion = next(part for part in hidden if getattr(part, "elem_id", "") == "planner")
-    assert hidden[accordion]["visible"] is False
-
-
-def opened(page: RunningPage) -> Any:
-    """What the page's opening event yields, without a browser."""
-    events = [fn for fn in page.blocks.fns.values() if fn.name == "show_service"]
-    assert len(events) == 1 and events[0].fn is not None
-    return events[0].fn()
-
-
-def said(updates: dict[Any, Any]) -> str:
-    return next(v for part, v in updates.items() if getattr(part, "elem_id", "") == "status")
-
-
 def test_a_named_port_that_is_taken_is_refused(open_page: OpenPage) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -282,6 +244,123 @@ def test_a_password_is_asked_for(open_page: OpenPage) -> None:
         assert browser.get("config").status_code == 200
 
 
+def test_the_live_list_and_the_songs_are_behind_the_password_too(open_page: OpenPage) -> None:
+    page = open_page(auth=("me", "secret"))
+    engine = page.engine
+    assert isinstance(engine, FakeEngine)
+    done = engine.ended(engine.submit(Text2Music(caption="x", duration=10)))
+    closed = ("live", f"live/song/{done.id}/0", f"live/recipe/{done.id}/0")
+    assert [get(page, path).status_code for path in closed] == [401] * 3
+    for verb in ("cancel", "rerun"):
+        assert httpx.post(f"{page.url}live/{verb}", json={"id": done.id}).status_code == 401
+    with httpx.Client(base_url=page.url) as browser:
+        browser.post("login", data={"username": "me", "password": "secret"})
+        assert [browser.get(path).status_code for path in closed] == [200] * 3
+
+
+def test_a_page_without_a_password_shows_its_songs_to_itself_alone(open_page: OpenPage) -> None:
+    page = open_page()
+    assert get(page, "live").status_code == 200
+    foreign = httpx.post(
+        f"{page.url}live/cancel", json={"id": "x"}, headers={"origin": "https://evil.example"}
+    )
+    assert foreign.status_code == 403
+    assert get(page, "live", host="evil.example").status_code == 400
+
+
+def test_the_songs_folder_is_not_open_to_the_page(open_page: OpenPage) -> None:
+    page = open_page()
+    engine = page.engine
+    assert isinstance(engine, FakeEngine)
+    done = engine.ended(engine.submit(Text2Music(caption="x", duration=10)))
+    assert done.outcome is not None
+    answer = get(page, f"gradio_api/file={done.outcome.takes[0].path}")
+    assert answer.status_code in (403, 404)
+
+
+def test_the_port_answers_before_the_page_is_built(
+    open_page: OpenPage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from acestep.ui import page as built
+
+    gate, mount = threading.Event(), built.mount
+
+    def slow(*options: Any) -> Any:
+        gate.wait(SOON)
+        return mount(*options)
+
+    monkeypatch.setattr(built, "mount", slow)
+    page = open_page(is_built=False)
+    assert "The page is being built" in get(page, "").text
+    assert get(page, "live").status_code == 503
+    gate.set()
+    page.until_ready(SOON)
+    assert "gradio_config" in get(page, "").text
+
+
+def test_waiting_raises_what_kept_the_page_from_being_built(
+    open_page: OpenPage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from acestep.ui import page as built
+
+    def broken(*options: Any) -> Any:
+        raise ImportError("no such component")
+
+    monkeypatch.setattr(built, "mount", broken)
+    page = open_page(is_built=False)
+    with pytest.raises(ImportError, match="no such component"):
+        page.wait()
+    with pytest.raises(httpx.ConnectError):
+        get(page, "")
+
+
+def test_an_engine_that_cannot_be_made_leaves_no_port_taken(tmp_path: Path) -> None:
+    port = free_port()
+
+    def make() -> FakeEngine:
+        raise Unavailable("There is no such folder.")
+
+    with pytest.raises(Unavailable, match="no such folder"):
+        app.launch(make, output_dir=tmp_path, port=port)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", port))
+
+
+def test_an_address_that_is_not_ours_is_said(open_page: OpenPage) -> None:
+    with pytest.raises(Unavailable, match="cannot listen on 192\\.0\\.2\\.1, port"):
+        open_page(host="192.0.2.1", auth=("me", "secret"))
+
+
+def test_a_public_link_is_the_pages_address(
+    open_page: OpenPage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gradio import networking
+
+    def tunnel(host: str, port: int, *secrets: Any) -> str:
+        assert "The page is being built" in httpx.get(f"http://{host}:{port}/").text
+        return "https://1234.gradio.live"
+
+    monkeypatch.setattr(networking, "setup_tunnel", tunnel)
+    page = open_page(is_built=False, share=True, auth=("me", "secret"))
+    assert page.url == "https://1234.gradio.live"
+
+
+def test_a_public_link_that_cannot_be_made_is_said_and_nothing_stays_open(
+    open_page: OpenPage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gradio import networking
+
+    def tunnel(*options: Any) -> str:
+        raise RuntimeError("Could not get share link from Gradio API Server.")
+
+    monkeypatch.setattr(networking, "setup_tunnel", tunnel)
+    port = free_port()
+    with pytest.raises(Unavailable, match="No public link could be made: Could not get"):
+        open_page(port=port, share=True, auth=("me", "secret"))
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"http://127.0.0.1:{port}/")
+
+
 def test_waiting_ends_when_the_page_is_closed(open_page: OpenPage) -> None:
     page = open_page()
     waiting = threading.Thread(target=page.wait)
@@ -291,14 +370,3 @@ def test_waiting_ends_when_the_page_is_closed(open_page: OpenPage) -> None:
     assert not waiting.is_alive()
     with pytest.raises(httpx.ConnectError):
         get(page, "config")
-
-
-def test_building_alone_loads_nothing(tmp_path: Path) -> None:
-    loads: list[int] = []
-
-    def load() -> FakeService:
-        loads.append(1)
-        return FakeService()
-
-    assert in_loop(lambda: build(load, tmp_path)).title == "ACE-Step 1.5"
-    assert loads == []

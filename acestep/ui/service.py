@@ -1,0 +1,392 @@
+"""The Service Configuration panel: which models run and where, generated from the configuration.
+
+What is chosen here is not loaded until Initialize Service is pressed, and the panel says so. Models
+that are not on this computer can be downloaded, stopped and gone on with.
+"""
+
+import html
+import queue
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import gradio as gr
+
+from acestep.config import AUTO, NO_LM, ServiceConfig
+from acestep.engine import models
+from acestep.engine.engine import Change, Engine, EngineState
+from acestep.engine.models import Checkpoints, Download, Downloads, Kind
+from acestep.errors import AceStepError, InvalidRequest
+from acestep.request import schema
+from acestep.ui.boundary import bounded, said, warned
+from acestep.ui.controls import Choices
+from acestep.ui.events import AT_ONCE, WATCHERS, Updates
+from acestep.ui.form import Form
+
+KINDS: Mapping[str, Kind] = MappingProxyType({"model": "dit", "lm": "lm"})  # by widget
+PLANNERS: Choices = (
+    (f"{AUTO}: the one that fits the music model", AUTO),
+    (f"{NO_LM}: do without", NO_LM),
+)
+DEVICES: Choices = tuple((name, name) for name in (AUTO, "cpu", "cuda", "mps"))
+PRESENCES = tuple(models.MARKS)  # what is here comes first
+NOT_APPLIED = "Not applied yet — press Initialize Service."
+TICK_SECONDS = 1.0
+SETTLED_SECONDS = 2.0  # an engine that says nothing for so long has nothing to load
+ACCORDION = "service"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A setting that names a model: its control, the line below it, and what fetches the model."""
+
+    name: str
+    widget: str
+    note: gr.HTML
+    fetch: gr.Button
+
+    @property
+    def kind(self) -> Kind:
+        return KINDS[self.widget]
+
+
+class Panel:
+    """The panel, drawn where it is made, with its buttons wired.
+
+    Attributes:
+        components: what `show` may update.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        config_class: type[ServiceConfig],
+        downloads: Downloads | None = None,
+        places: Callable[[Path | None], Checkpoints] = Checkpoints,
+    ) -> None:
+        """Draw the panel.
+
+        Args:
+            config_class: the settings it shows.
+            downloads: fetch models; None fetches from the Hugging Face Hub.
+            places: the model folders below a folder, or below the program's own.
+        """
+        self._engine = engine
+        self._config_class = config_class
+        self._downloads = downloads or Downloads()
+        self._places = places
+        config = self._own(engine.state.config)
+        with gr.Accordion("Service Configuration", open=False, elem_id=ACCORDION):
+            lists = {"device": DEVICES, **self._offered(places(config.checkpoints))}
+            self.form = Form(config_class, config, lists=lists)
+            fields = config_class.model_fields
+            widgets = {name: str(schema.extra(fields[name]).get("widget")) for name in fields}
+            with gr.Row():
+                self._choices = [
+                    self._draw_choice(name, widget, config)
+                    for name, widget in widgets.items()
+                    if widget in KINDS
+                ]
+            others = [name for name in fields if widgets[name] not in KINDS]
+            self.form.draw(*others, accordion=ACCORDION)
+            self._pending = gr.HTML(elem_id="pending", elem_classes="said")
+            with gr.Row():
+                self._initialize = gr.Button(
+                    "Initialize Service", variant="primary", elem_id="initialize"
+                )
+                self._unload = gr.Button("Unload", elem_id="unload")
+            self._status = gr.HTML(status_line(engine.state), elem_id="service-status")
+            self._folder = gr.Textbox(
+                str(places(config.checkpoints).root),
+                label="Models are in",
+                interactive=False,
+                buttons=["copy"],
+                elem_id="folder",
+            )
+            self._progress = gr.HTML(elem_id="downloads")
+            self._cancel = gr.Button(
+                "Cancel Download", size="sm", elem_id="cancel-download", visible=False
+            )
+        self._timer = gr.Timer(TICK_SECONDS, active=False)
+        # What the engine is set to, and what of that this page has already followed.
+        self._news = gr.Textbox(config.model_dump_json(), visible="hidden")
+        self._followed = gr.State(config.model_dump_json())
+        self.components: set[Any] = {
+            self._status, self._folder, self._news, self._progress, self._cancel, self._timer,
+            *self._offering,
+        }  # fmt: skip
+        self._wire()
+
+    @property
+    def _offering(self) -> list[Any]:
+        """The controls that list models."""
+        return [self.form.fields[choice.name] for choice in self._choices]
+
+    def show(self, state: EngineState) -> Updates:
+        """Updates that tell where the engine is, and offer the models that there are now."""
+        places = self._places(state.config.checkpoints)
+        return {
+            self._status: status_line(state, self._name(state.waiting_for)),
+            self._folder: str(places.root),
+            self._news: self._own(state.config).model_dump_json(),
+            **self._offers(places),
+            **self._downloading(),
+        }
+
+    def _own(self, config: ServiceConfig) -> ServiceConfig:
+        """The configuration as the class that the panel shows."""
+        is_own = isinstance(config, self._config_class)
+        return config if is_own else self._config_class.model_validate(config.model_dump())
+
+    def _name(self, id: str | None) -> str:
+        return "" if id is None else self._engine.job(id).name
+
+    def _draw_choice(self, name: str, widget: str, config: ServiceConfig) -> Choice:
+        with gr.Column(min_width=280):
+            self.form.draw(name, accordion=ACCORDION)
+            places = self._places(config.checkpoints)
+            note, label = self._about(KINDS[widget], getattr(config, name), places)
+            line = gr.HTML(note, elem_classes="said")
+            fetch = gr.Button(
+                label or "Download", size="sm", elem_id=f"download-{name}", visible=bool(label)
+            )
+        return Choice(name, widget, line, fetch)
+
+    def _wire(self) -> None:
+        controls: set[Any] = set(self.form.fields.values())
+        told = [
+            self._pending,
+            *(part for each in self._choices for part in (each.note, each.fetch)),
+        ]
+        options: dict[str, Any] = {**AT_ONCE, "preprocess": False}
+        latest: dict[str, Any] = {**options, "trigger_mode": "always_last"}
+        moves: list[Any] = [control.change for control in controls]
+        gr.on(moves, bounded(self.look), controls, told, **latest)
+        folder: Any = self.form.fields["checkpoints"]
+        folder.change(self.list_models, controls, self._offering, **latest)
+        self._news.change(
+            self.follow,
+            {self._news, self._followed, *controls},
+            [self._followed, *controls, *told],
+            **latest,
+        )
+        shown = [*self.components, *told, self.form.complaint]
+        self._initialize.click(
+            bounded(self.initialize),
+            controls,
+            shown,
+            preprocess=False,
+            show_progress="hidden",
+            concurrency_limit=WATCHERS,
+            api_visibility="private",
+        )
+        self._unload.click(self.unload, None, [*self.components], **AT_ONCE)
+        for choice in self._choices:
+            choice.fetch.click(partial(self.fetch, choice), controls, shown, **options)
+        self._cancel.click(self.cancel, controls, shown, **options)
+        self._timer.tick(self.tick, controls, shown, **options)
+
+    def look(self, values: Mapping[Any, Any]) -> Updates:
+        """Say whether what the form shows is applied, and what is wrong with a model it names."""
+        try:
+            config = self.form.read(values)
+        except InvalidRequest as error:
+            return {self._pending: warned(error)}
+        is_applied = config == self._own(self._engine.state.config)
+        updates: Updates = {self._pending: "" if is_applied else said(NOT_APPLIED)}
+        places = self._places(config.checkpoints)
+        for choice in self._choices:
+            note, label = self._about(choice.kind, getattr(config, choice.name), places)
+            shown = {"value": label} if label else {}
+            updates |= {choice.note: note, choice.fetch: gr.update(visible=bool(label), **shown)}
+        return updates
+
+    def follow(self, values: Mapping[Any, Any]) -> Updates:
+        """Show what the engine was set to elsewhere, unless something else was chosen here."""
+        news, followed = values[self._news], values[self._followed]
+        try:
+            shown = self.form.read(values).model_dump_json()
+        except InvalidRequest:
+            return {self._followed: news}
+        updates: Updates = {self._followed: news}
+        if shown == followed != news:
+            updates |= self.form.fill(self._config_class.model_validate_json(news))
+        return {**updates, **self.look({**values, **updates})}
+
+    def initialize(self, values: Mapping[Any, Any]) -> Iterator[Updates]:
+        """Set the engine to what the form shows, and tell how it gets there."""
+        try:
+            config = self.form.read(values)
+            self._require(config)
+        except InvalidRequest as error:
+            yield self.form.refuse(error)
+            return
+        yield {**self.form.accept(), self._pending: ""}
+        for state in self._set_to(config):
+            yield self.show(state)
+        yield self.look(values)
+
+    def _require(self, config: ServiceConfig) -> None:
+        """Refuse a model that cannot be loaded, before what is loaded is given up.
+
+        Raises:
+            InvalidRequest: with the reason.
+        """
+        places = self._places(config.checkpoints)
+        for choice in self._choices:
+            if sentence := models.check(getattr(config, choice.name), choice.kind, places):
+                raise InvalidRequest(choice.name, sentence)
+
+    def _set_to(self, config: ServiceConfig) -> Iterator[EngineState]:
+        """Where the engine is, from the order to its end: loaded, failed, or another order."""
+        changes: queue.SimpleQueue[Change] = queue.SimpleQueue()
+        forget = self._engine.subscribe(changes.put)
+        try:
+            self._engine.configure(config)
+            has_begun = False
+            while True:
+                state = self._engine.state
+                yield state
+                has_begun |= state.status == "loading"
+                is_at_rest = state.status != "loading" and state.waiting_for is None
+                if self._own(state.config) != config or (has_begun and is_at_rest):
+                    return
+                if not _next_state(changes) and is_at_rest:
+                    return
+        finally:
+            forget()
+
+    def unload(self) -> Updates:
+        """Have the engine give its memory back, or say why it cannot."""
+        try:
+            self._engine.unload()
+        except AceStepError as error:
+            return {self._status: warned(error)}
+        return self.show(self._engine.state)
+
+    def fetch(self, choice: Choice, values: Mapping[Any, Any]) -> Updates:
+        """Download the model that a setting names."""
+        try:
+            config = self.form.read(values)
+            places = self._places(config.checkpoints)
+            self._downloads.start(getattr(config, choice.name), places)
+        except AceStepError as error:
+            return {choice.note: warned(error)}
+        return self.tick(values)
+
+    def cancel(self, values: Mapping[Any, Any]) -> Updates:
+        """Stop the download that runs; what has arrived is kept."""
+        running = [row for row in self._downloads.snapshot() if not row.is_over]
+        for row in running[:1]:
+            self._downloads.cancel(row.name)
+        return self.tick(values)
+
+    def tick(self, values: Mapping[Any, Any]) -> Updates:
+        """Tell how far downloads are; when none runs any more, offer what has come."""
+        updates = self._downloading()
+        if all(row.is_over for row in self._downloads.snapshot()):
+            updates |= self.list_models(values)
+        return {**updates, **self.look(values)}
+
+    def list_models(self, values: Mapping[Any, Any]) -> Updates:
+        """Offer the models of the folder that the form names."""
+        try:
+            folder = self.form.read(values).checkpoints
+        except InvalidRequest:
+            folder = self._engine.state.config.checkpoints
+        return self._offers(self._places(folder))
+
+    def _downloading(self) -> Updates:
+        rows = self._downloads.snapshot()
+        runs = not all(row.is_over for row in rows)
+        return {
+            self._progress: "".join(map(download_line, rows)),
+            self._cancel: gr.update(visible=runs),
+            self._timer: gr.Timer(active=runs),
+        }
+
+    def _offered(self, places: Checkpoints) -> dict[str, Choices]:
+        """The models to choose from, by widget."""
+        named = {
+            widget: [
+                (row.label, row.name)
+                for row in sorted(
+                    models.rows(places, kind), key=lambda row: PRESENCES.index(row.presence)
+                )
+            ]
+            for widget, kind in KINDS.items()
+        }
+        return {**named, "lm": [*PLANNERS, *named["lm"]]}
+
+    def _offers(self, places: Checkpoints) -> Updates:
+        offered, fields = self._offered(places), self.form.fields
+        return {
+            fields[choice.name]: gr.update(choices=offered[choice.widget])
+            for choice in self._choices
+        }
+
+    def _about(self, kind: Kind, value: str, places: Checkpoints) -> tuple[str, str]:
+        """What there is to say of a model that was chosen, as HTML, and the words on the button
+        that fetches it; empty where there is nothing."""
+        sentence = models.check(value, kind, places)
+        if sentence is None:
+            return "", ""
+        row = next((row for row in models.rows(places, kind) if row.name == value), None)
+        if row is None or row.download is None:
+            return warned(sentence), ""
+        task = next((task for task in self._downloads.snapshot() if task.name == value), None)
+        if task is not None and not task.is_over:
+            return "", ""  # the line of the download says it
+        verb = "Resume Download" if task is not None or row.presence == "incomplete" else "Download"
+        return said(sentence), f"{verb} ({models.size_text(row.download)})"
+
+
+def status_line(state: EngineState, waits_for: str = "") -> str:
+    """Where the engine is, as HTML.
+
+    Args:
+        waits_for: what the running song is called, when a switch waits for it.
+    """
+    if state.waiting_for is not None:
+        return said(f"Switches to {state.config.model} after the running song: {waits_for}.")
+    match state.status:
+        case "loading":
+            return said(f"Loading {state.config.model} …")
+        case "failed" if state.failure is not None:
+            return warned(state.failure.message)
+    if state.loaded is None:
+        return said("Nothing is loaded. Initialize Service loads what is chosen; so does a song.")
+    loaded = state.loaded
+    words = f"Loaded in {loaded.seconds:.1f} s: {loaded.model} on {loaded.device}."
+    return said(words + (f" Planner: {loaded.planner}" if loaded.planner else ""))
+
+
+def download_line(row: Download) -> str:
+    """How far a download is, as HTML. Only its end is announced: its progress would never stop
+    being read out."""
+    if row.is_over:
+        role = "status" if row.state == "done" else "alert"
+        return f'<p role="{role}">{html.escape(f"{row.name}: {row.sentence}")}</p>'
+    done = f' value="{row.done}" max="{row.total}"' if row.total else ""
+    name = html.escape(row.name)
+    return (
+        f'<div class="running"><span>{name}: {html.escape(row.sentence)}</span>'
+        f'<progress aria-label="Download of {name}"{done}></progress></div>'
+    )
+
+
+def _next_state(changes: "queue.SimpleQueue[Change]") -> bool:
+    """Wait for the engine's next state; whether one came in time."""
+    deadline = time.monotonic() + SETTLED_SECONDS
+    while (left := deadline - time.monotonic()) > 0:
+        try:
+            change = changes.get(timeout=left)
+        except queue.Empty:
+            return False
+        if isinstance(change, EngineState):
+            return True
+    return False
