@@ -15,6 +15,7 @@ from acestep.errors import AudioError
 
 if TYPE_CHECKING:
     from acestep.config import ServiceConfig
+    from acestep.request import MusicRequest
 
 Song = Annotated[Path, typer.Argument(metavar="FILE", help="A song made by acestep.")]
 
@@ -76,10 +77,8 @@ def replay(
     if destination is not None:
         request = destination.formatted(request, chosen=False)
         destination.reserve(1)
-    with (
-        tempfile.TemporaryDirectory() as rendered,
-        client(ctx, replay_config(ctx, recipe)) as engine,
-    ):
+    config = replay_config(ctx, recipe, request)
+    with tempfile.TemporaryDirectory() as rendered, client(ctx, config) as engine:
         # All takes, because a batch of one is not computed in quite the same order.
         outcome = engine.do(request, out="" if destination is None else rendered)
         again = outcome.takes[recipe["take"]]
@@ -96,14 +95,17 @@ def replay(
         raise typer.Exit(1)
 
 
-def replay_config(ctx: typer.Context, recipe: Mapping[str, Any]) -> "ServiceConfig":
-    """The recipe chooses the model, unless a flag does; a plan in it stands for the 5Hz LM."""
+def replay_config(
+    ctx: typer.Context, recipe: Mapping[str, Any], request: "MusicRequest"
+) -> "ServiceConfig":
+    """The recipe chooses the model, unless a flag does. Nothing needs a 5Hz LM where nothing is to
+    be planned: the plan is in the recipe."""
     from acestep.config import NO_LM
 
     chosen: dict[str, Any] = {}
     if "model" not in ctx.meta[SETTINGS]:
         chosen["model"] = recipe["models"]["dit"]["name"]
-    if recipe["request"].get("plan") is not None:
+    if request.to_plan(has_planner=True) is None:
         chosen["lm"] = NO_LM
     return service_config(ctx).model_copy(update=chosen)
 

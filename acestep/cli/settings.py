@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 FILE_VARIABLE = "ACESTEP_CONFIG"
 DEFAULT = "default"
+# A value of TOML that stands on one line: text in either kind of quotes, or a bare word.
+_VALUE = r"""\"(?:[^"\\\n]|\\.)*"|'[^'\n]*'|[^\s#]+"""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ def settled(ctx: typer.Context) -> Settings:
     layers += [(name, {field: text}) for field, name, text in _environment(config_class)]
     for where, data in layers:
         _judge(config_class, data, where)
-    given = {name: value for name, value in ctx.meta.get(SETTINGS, {}).items() if value != ""}
+    given = _filled(config_class, ctx.meta.get(SETTINGS, {}))
     config_class.model_validate(given)
     fields = config_class.model_fields
     layers += [(flags(name, fields[name])[0], {name: value}) for name, value in given.items()]
@@ -73,12 +75,7 @@ def read_config(config_class: "type[ServiceConfig]", file: Path) -> dict[str, An
     """
     if not file.exists() and not os.environ.get(FILE_VARIABLE):
         return {}
-    data = _parsed(read_text("config", "configuration file", file), file)
-    return {
-        key: value
-        for key, value in data.items()
-        if value != "" or key not in config_class.model_fields
-    }
+    return _filled(config_class, _parsed(read_text("config", "configuration file", file), file))
 
 
 def changed(
@@ -92,34 +89,40 @@ def changed(
             something else in it that cannot be used.
     """
     text = read_text("config", "configuration file", file) if file.exists() else ""
-    before = _parsed(text, file)
-    _judge(config_class, before, str(file))
-    spelled = {
-        spelling: name
-        for name, field in config_class.model_fields.items()
-        for spelling in [name, *(flag[2:].replace("-", "_") for flag in flags(name, field))]
-    }
-    name = spelled.get(key.replace("-", "_"), key)
+    name = _named(config_class, key)
+    others = {other: kept for other, kept in _parsed(text, file).items() if other != name}
+    _judge(config_class, _filled(config_class, others), str(file))
     is_cleared = value == "" and name in config_class.model_fields
     judged = None if is_cleared else getattr(config_class.model_validate({name: value}), name)
     # Whoever reads the file may stand in another folder.
     written = str(judged.expanduser().absolute()) if isinstance(judged, Path) else judged
     after = _with_line(text, name, written)
-    others = {other: kept for other, kept in before.items() if other != name}
     if _parsed(after, file) != (others if written is None else {**others, name: written}):
         raise InvalidRequest("config", f"{file} is not simple enough to change: edit it by hand.")
     return after, name, written
+
+
+def _named(config_class: "type[ServiceConfig]", key: str) -> str:
+    """The field that a key means: its own name or one of its flags', with dashes or underscores."""
+    plain = key.replace("-", "_")
+    for name, field in config_class.model_fields.items():
+        if plain in [flag[2:].replace("-", "_") for flag in flags(name, field)]:
+            return name
+    return key
+
+
+def _filled(config_class: "type[ServiceConfig]", data: Mapping[str, Any]) -> dict[str, Any]:
+    """The values without the empty ones, which set nothing."""
+    fields = config_class.model_fields
+    return {name: value for name, value in data.items() if value != "" or name not in fields}
 
 
 def _with_line(text: str, name: str, value: Any) -> str:
     """The text with one line for the setting, or none when it has no value. What else is there,
     comments too, stays."""
     line = "" if value is None else f"{name} = {json.dumps(value, ensure_ascii=False)}"
-    found = re.compile(
-        rf"""^[ \t]*{re.escape(name)}[ \t]*=[ \t]*("[^"\n]*"|'[^'\n]*'|[^\s#]+)(?P<rest>.*)$""",
-        re.MULTILINE,
-    )
-    if match := found.search(text):
+    written = rf"^[ \t]*{re.escape(name)}[ \t]*=[ \t]*({_VALUE})(?P<rest>.*)$"
+    if match := re.search(written, text, re.MULTILINE):
         after = text[match.end() :]
         if line:
             return text[: match.start()] + line + match["rest"] + after

@@ -450,7 +450,9 @@ def test_replay_uses_the_recipes_model_and_finds_the_same_samples(
     result = acestep("replay", "song-2.wav", "--device", "cpu", "--out", "again.flac")
     assert result.exit_code == 0, result.output
     assert result.stdout == "again.flac\nidentical\n"
-    assert service.loads[-1] == ServiceConfig(model="acestep-v15-nano-base", device="cpu")
+    assert service.loads[-1] == ServiceConfig(
+        model="acestep-v15-nano-base", lm="none", device="cpu"
+    )
     again = recipe.read_recipe("again.flac")
     assert again["take"] == 1 and again["request"]["takes"] == 2
 
@@ -461,6 +463,7 @@ def test_a_flag_alone_takes_another_model_than_the_recipes(
     acestep(*SONG, "--out", "song.wav")
     acestep("replay", "song.wav", ACESTEP_MODEL="acestep-v15-nano-base")
     assert service.loads[-1].model == ServiceConfig().model
+    assert service.loads[-1].lm == "none"  # it was rendered from its words alone
     acestep("replay", "song.wav", "--model", "acestep-v15-nano-base")
     assert service.loads[-1].model == "acestep-v15-nano-base"
 

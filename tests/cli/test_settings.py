@@ -169,10 +169,20 @@ def test_set_changes_one_line_and_keeps_the_rest(
     acestep("config", "set", "model", 'a "new" é')
     acestep("config", "set", "threads", "3")
     acestep("config", "set", "device", "cpu")
+    acestep("config", "set", "model", 'a "new" é')
     assert file.read_text(encoding="utf-8") == (
         '# mine\nmodel = "a \\"new\\" é"  # the good one\n\nlm = "none" # no LM\nthreads = 3\n'
         'device = "cpu"\n'
     )
+
+
+def test_set_puts_a_wrong_value_right(acestep: Callable[..., Result], file: Path) -> None:
+    write(file, 'backend = "mlx"\nthreads = 0\n')
+    still = acestep("config", "set", "backend", "pt")
+    assert still.exit_code == 4 and str(file) in still.stderr and "Threads" in still.stderr
+    write(file, 'backend = "mlx"\n')
+    assert acestep("config", "set", "backend", "pt").exit_code == 0
+    assert file.read_text() == 'backend = "pt"\n'
 
 
 def test_a_folder_is_kept_with_its_whole_path(
