@@ -10,7 +10,7 @@ from random_checkpoints import TINY_2B, TINY_XL
 from test_config import ACESTEP, XL
 
 from acestep.models.acestep import AceStep
-from acestep.models.condition import slots
+from acestep.models.condition import pack_sequences, slots
 from acestep.models.config import AceStepConfig
 from acestep.models.layers import attention_mask, rotary, sinusoids
 from acestep.models.load import load_acestep
