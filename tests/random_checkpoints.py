@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from acestep.models.acestep import AceStep
 from acestep.models.config import FULL, SLIDING, AceStepConfig
 
-# Published key → diffusers' (model.md §12.3), after the network's own prefix is gone.
+# Published key → diffusers' (docs/model.md, Keys), after the network's own prefix is gone.
 DIFFUSERS_NAMES = {
     "proj_in.1.": "proj_in_conv.",
     "proj_out.1.": "proj_out_conv.",

@@ -34,7 +34,7 @@ class TimbreEncoder(nn.Module):
 
     def __init__(self, config: AceStepConfig, *, prepends_token: bool) -> None:
         super().__init__()
-        # In every file, but only XL was trained to read its place (model.md §11 rows 1 and 2).
+        # In every file, but only XL was trained to read its place (docs/model.md, Timbre).
         self.special_token = gaussian(1, 1, config.hidden_size, scale=0.02)
         self.embed_tokens = nn.Linear(config.timbre_hidden_dim, config.hidden_size)
         self.layers = EncoderLayers(config, config.num_timbre_encoder_hidden_layers)

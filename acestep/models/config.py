@@ -116,7 +116,9 @@ class AceStepConfig:
 
     @property
     def prepends_timbre_token(self) -> bool:
-        """XL reads a learned token where 2B reads the reference's first frame (model.md §3.4).
+        """XL reads a learned token where 2B reads the reference's first frame.
+
+        See docs/model.md, Timbre.
 
         Nothing in the file says so directly: an encoder of another width than the DiT's is what
         sets XL apart. The key alone is not: a 2B fine-tune may have been saved with it.

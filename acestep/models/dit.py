@@ -114,7 +114,7 @@ class DiT(nn.Module):
         """The velocity at time `t`, in the dtype of `latents`.
 
         Every condition is seen, padding too, and so is every frame of a batch: the networks were
-        trained without masks here (model.md §3.2).
+        trained without masks here (docs/model.md, DiT).
 
         Args:
             latents: the mixture of noise and music at time t.

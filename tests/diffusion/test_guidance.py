@@ -94,7 +94,7 @@ def test_apg_agrees_with_a_plain_restatement_over_three_steps() -> None:
 
 
 def restated_adg(x: np.ndarray, v: np.ndarray, v_null: np.ndarray, w: float, t: float):
-    """model.md 5.6, frame by frame in float64."""
+    """docs/model.md, frame by frame in float64."""
     out = np.empty_like(x)
     kappa = max(w - 1, 0) + 1e-3
     for b, f in np.ndindex(x.shape[:2]):

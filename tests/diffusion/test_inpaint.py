@@ -1,4 +1,4 @@
-"""Keeping a repaint to its source, against the formulas of the reference (model.md §5.9)."""
+"""Keeping a repaint to its source, against the formulas of the reference (docs/model.md)."""
 
 import pytest
 import torch

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from acestep.diffusion.schedule import TURBO_TIMES, shifted, timesteps
 
-PUBLISHED = {  # model.md 5.3, as printed there
+PUBLISHED = {  # docs/model.md, Time grids
     1.0: (1, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125),
     2.0: (1, 0.9333333, 0.8571429, 0.7692308, 0.6666667, 0.5454545, 0.4, 0.2222222),
     3.0: (1, 0.9545455, 0.9, 0.8333333, 0.75, 0.6428571, 0.5, 0.3),

@@ -37,7 +37,7 @@ def bands(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def restated(s: Step, mode: str) -> np.ndarray:
-    """model.md 5.7 as written: take both apart, correct each band, put together."""
+    """docs/model.md as written: take both apart, correct each band, put together."""
     x = s.latents.double().numpy()
     y = (s.before.double() - s.t * s.velocity.double()).numpy()
     if mode == "pix":

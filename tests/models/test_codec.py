@@ -8,7 +8,7 @@ from torch import Tensor
 from acestep.models.codec import AudioDetokenizer, AudioTokenizer, Quantizer
 from acestep.models.config import AceStepConfig
 
-# Where the projected value passes from one level to the next, by number of levels (model.md §4.1).
+# Where the projected value passes from one level to the next, by number of levels (docs/model.md).
 THRESHOLDS = {
     8: (-1.11195, -0.62778, -0.29190, 0.0, 0.29190, 0.62778, 1.11195),
     5: (-0.86643, -0.25342, 0.25342, 0.86643),

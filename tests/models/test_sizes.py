@@ -16,7 +16,7 @@ from acestep.models.layers import attention_mask, rotary, sinusoids
 from acestep.models.load import load_acestep
 
 Maker = Callable[[Mapping[str, Any]], Path]
-REST = {  # the same in both sizes (model.md §1.3)
+REST = {  # the same in both sizes (docs/model.md)
     "encoder.lyric_encoder.": 404_789_248,
     "encoder.timbre_encoder.": 201_481_216,
     "encoder.text_projector.": 2_097_152,

@@ -357,7 +357,7 @@ def test_the_switch_and_the_noisy_start_equal_the_reference_formulas(
 
 @torch.inference_mode()
 def restated(service: MusicService, request: ResolvedRequest[Cover], source: Any) -> Tensor:
-    """model.md §5.8 in plain words: one loop, one switch, plain guidance."""
+    """docs/model.md in plain words: one loop, one switch, plain guidance."""
     asked, store = request.asked, networks(service)
     frames = 150
     with store.vae() as vae:
