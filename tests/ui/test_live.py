@@ -15,7 +15,7 @@ from acestep.engine.engine import EngineState, Loaded
 from acestep.engine.jobs import Event, Failure, Job, Outcome, Take
 from acestep.errors import ModelMissing, OutOfMemory
 from acestep.request import Text2Music
-from acestep.request.recording import Recording
+from acestep.request.asked import Recording
 from acestep.ui import live
 from acestep.ui.live import SHOWN_AT_FIRST, Live
 from acestep.ui.routes import routes
