@@ -197,8 +197,10 @@ def _sung(name: str, value: Any) -> Any:
 
 def _draw_rows(draws: Sequence[Callable[[], None]]) -> None:
     """Draw these side by side, in rows of about the same length."""
-    rows = math.ceil(len(draws) / ROW)
-    for row in range(rows):
+    left = list(draws)
+    for rows in range(math.ceil(len(draws) / ROW), 0, -1):
+        few = math.ceil(len(left) / rows)
         with gr.Row():
-            for draw in draws[len(draws) * row // rows : len(draws) * (row + 1) // rows]:
+            for draw in left[:few]:
                 draw()
+        left = left[few:]

@@ -1,12 +1,14 @@
-"""Pages that are closed after the test."""
+"""Pages and tabs that are closed after the test."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from chromium import Visit, chromium, visiting
 from fake_engine import FakeService
 from pages import OpenPage, open_one
+from playwright.sync_api import Browser
 
 from acestep.ui.app import RunningPage
 
@@ -23,3 +25,19 @@ def open_page(tmp_path: Path) -> Iterator[OpenPage]:
     yield open_here
     for page in pages:
         page.close()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def visit(browser: Browser, open_page: OpenPage) -> Iterator[Visit]:
+    """A tab that must end without console errors and without a request to another host.
+
+    It asks for `open_page` so that the tab is closed before its server is.
+    """
+    with visiting(browser) as tab:
+        yield tab
