@@ -1,6 +1,7 @@
 """Measure this project beside its peers on this computer, in one run.
 
     uv run python scripts/bench.py planner
+    uv run python scripts/bench.py start
 
 Every contender works with the same random weights at published sizes. Rounds are interleaved, so
 what else the computer does hits all alike; numbers are medians, and ratios of them are what counts.
@@ -28,6 +29,7 @@ from acestep.planner.grammar import CodesPhase
 from acestep.planner.sampling import Sampling, draw, guide, sample
 from acestep.planner.vocabulary import Vocabulary
 from acestep.runtime.devices import device_name
+from scripts.bench_start import bench_start
 
 PLANNERS = {  # hidden, MLP, layers, query heads: the published sizes, and one to try this script
     "toy": (64, 160, 2, 8),
@@ -215,12 +217,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     planner.add_argument("--steps", type=int, default=16, help="codes per round")
     planner.add_argument("--rounds", type=int, default=5)
+    start = benches.add_parser("start", help="loading, a cold song, the page (Linux)")
+    start.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
     if arguments.bench == "planner":
         fitting = fitting_dtype(torch.device("cpu"))
         dtype = getattr(torch, arguments.dtype) if arguments.dtype else fitting
         bench_planner(arguments.size, dtype, arguments.steps, arguments.rounds)
+    else:
+        bench_start(arguments.rounds)
 
 
 if __name__ == "__main__":
