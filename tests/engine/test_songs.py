@@ -1,4 +1,4 @@
-"""What is told of a song's file: which of ours it is, what it is like, and what cannot be edited."""
+"""What is told of a song's file: which of ours it is, what it is like, what cannot be edited."""
 
 import shutil
 from pathlib import Path
