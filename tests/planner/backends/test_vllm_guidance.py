@@ -491,7 +491,7 @@ def test_asking_for_vllm_without_a_gpu_is_an_error_and_auto_says_why_it_chose_py
     folder = tiny_models / "acestep-5Hz-lm-nano"
     with pytest.raises(Unavailable, match="needs an NVIDIA GPU"):
         load_backend(folder, "vllm", device=CPU, dtype=torch.float32)
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="acestep"):
         backend = load_backend(folder, "auto", device=CPU, dtype=torch.float32)
     assert isinstance(backend, PtBackend)
     assert "runs on PyTorch. vLLM needs an NVIDIA GPU" in caplog.text
