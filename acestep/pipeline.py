@@ -69,7 +69,7 @@ def generate(
     request = request.seeded()
     if (song := request.to_plan(has_planner=store.has_planner)) is not None:
         with clock.stage("planning"), store.planner() as planner:
-            request = song.with_plan(planner.plan(song, preset.longest_plan, report))
+            request = song.with_plan(planner.plan(song, preset, report))
     resolved = request.resolve(preset)
     timeline = task.timeline(resolved, source)
     source_latents: Latents | None = None

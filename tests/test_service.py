@@ -252,7 +252,7 @@ def test_thinking_plans_the_song_and_keeps_what_the_user_chose(thinker: MusicSer
     plan = asked(track).plan
     assert plan is not None and len(plan.codes[0]) == 60 and track.duration == 12
     assert {name: getattr(track.request, name) for name in chosen} == chosen
-    assert plan.caption and track.recipe["models"]["lm"]["name"] == "acestep-5Hz-lm-nano"
+    assert track.recipe["models"]["lm"]["name"] == "acestep-5Hz-lm-nano"
     again = thinker.run(request(**chosen))[0]
     assert asked(again).plan == plan and same(track, again)
     assert not same(track, thinker.run(request(think=False, **chosen))[0])
@@ -276,15 +276,19 @@ def test_a_length_between_two_codes_is_kept_to_the_sample(thinker: MusicService)
 
 
 def test_an_edited_plan_is_what_the_dit_gets(thinker: MusicService, turbo: MusicService) -> None:
-    plan = thinker.plan(request(duration=10))
-    planned = thinker.run(request(plan=plan.model_dump(), duration=10))[0]
-    assert same(planned, thinker.run(request(duration=10))[0])
-    assert same(planned, turbo.run(request(plan=plan.model_dump(), think=True))[0])
+    given = {"duration": 10, "rewrite_caption": True}
+    plan = thinker.plan(request(**given))
+    planned = thinker.run(request(plan=plan.model_dump(), **given))[0]
+    assert plan.caption and same(planned, thinker.run(request(**given))[0])
+    assert same(planned, turbo.run(request(plan=plan.model_dump(), think=True, **given))[0])
     edited = plan.model_copy(update={"codes": (plan.codes[0][::-1],)})
     track = thinker.run(request(plan=edited.model_dump()))[0]
     assert asked(track).plan == edited and not same(track, planned)
     renamed = plan.model_copy(update={"caption": "a loud fanfare"})
-    assert not same(planned, thinker.run(request(plan=renamed.model_dump()))[0])
+    assert not same(planned, thinker.run(request(plan=renamed.model_dump(), **given))[0])
+    kept = request(plan=plan.model_dump(), rewrite_caption=False)
+    said = kept.model_copy(update={"plan": renamed})
+    assert same(thinker.run(kept)[0], thinker.run(said)[0]), "the user's words stand"
 
 
 def test_under_swap_the_planner_is_let_go_before_rendering(

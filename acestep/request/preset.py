@@ -18,3 +18,4 @@ class Preset(BaseModel):
     is_turbo: bool
     duration: float  # seconds, when nobody chose one
     longest_plan: float = MAX_DURATION  # seconds; the planner never chooses more by itself
+    rewrite_caption: bool

@@ -152,7 +152,11 @@ VALUES = {
     "fade_out": "2",
     "format": "wav24",
 }
-FLAGS = {"think": "--no-think", "normalize": "--no-normalize"}
+FLAGS = {
+    "think": "--no-think",
+    "rewrite_caption": "--rewrite-caption",
+    "normalize": "--no-normalize",
+}
 
 
 def test_every_option_reaches_the_request(
@@ -163,7 +167,7 @@ def test_every_option_reaches_the_request(
     result = acestep("generate", *arguments, *FLAGS.values())
     assert result.exit_code == 0, result.output
     data: dict[str, Any] = {**VALUES, "timesteps": [1, 0.8, 0.3], "think": False}
-    wanted = Text2Music.model_validate({**data, "normalize": False})
+    wanted = Text2Music.model_validate({**data, "rewrite_caption": True, "normalize": False})
     assert service.requests[-1] == wanted.resolve(TURBO).asked
 
 

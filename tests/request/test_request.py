@@ -14,10 +14,24 @@ from acestep.seeds import MAX_SEED
 
 INF, NAN = float("inf"), float("nan")
 TURBO = Preset(
-    name="turbo", steps=8, max_steps=20, shift=3, guidance_scale=1, is_turbo=True, duration=120
+    name="turbo",
+    steps=8,
+    max_steps=20,
+    shift=3,
+    guidance_scale=1,
+    is_turbo=True,
+    duration=120,
+    rewrite_caption=False,
 )
 BASE = Preset(
-    name="base", steps=50, max_steps=200, shift=1, guidance_scale=7, is_turbo=False, duration=120
+    name="base",
+    steps=50,
+    max_steps=200,
+    shift=1,
+    guidance_scale=7,
+    is_turbo=False,
+    duration=120,
+    rewrite_caption=True,
 )
 
 
@@ -153,6 +167,21 @@ def test_a_plan_fills_what_the_user_left_open_and_codes_set_the_length() -> None
     resolved = Text2Music(caption="lo-fi", plan=plan).resolve(TURBO).asked
     assert (resolved.bpm, resolved.key_scale, resolved.vocal_language) == (120, "C major", "no")
     assert resolved.duration == 60 / CODE_RATE
+
+
+@pytest.mark.parametrize(
+    ("preset", "chosen", "rewrites"),
+    [(TURBO, None, False), (BASE, None, True), (TURBO, True, True), (BASE, False, False)],
+)
+def test_captions_are_rewritten_as_the_preset_says_where_nobody_chose(
+    preset: Preset, chosen: bool | None, rewrites: bool
+) -> None:
+    plan = Plan(caption="a dusty loop")
+    request = Text2Music(caption="lo-fi", plan=plan, rewrite_caption=chosen)
+    resolved = request.resolve(preset)
+    assert request.rewrites(preset) is resolved.asked.rewrite_caption is rewrites
+    assert resolved.caption == ("a dusty loop" if rewrites else "lo-fi")
+    assert resolved.asked.caption == "lo-fi"
 
 
 def test_the_users_length_stands_and_codes_must_fit_it() -> None:
