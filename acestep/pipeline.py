@@ -195,7 +195,10 @@ def denoise(
     constraint = task.constraint(request, timeline, source_latents)
 
     def after_step(step: sampler.Step) -> Latents:
-        step = replace(step, latents=wavelet.dcw(step, asked.dcw))
+        corrected = wavelet.dcw(
+            step, request.dcw, asked.dcw_scaler, asked.dcw_high_scaler, asked.dcw_wavelet
+        )
+        step = replace(step, latents=corrected)
         return step.latents if constraint is None else constraint.after_step(step, drawn, steps)
 
     with store.denoiser() as denoiser:

@@ -34,6 +34,7 @@ TURBO = Preset(
     is_turbo=True,
     duration=12.0,
     rewrite_caption=False,
+    dcw="double",
 )
 BASE = TURBO.model_copy(
     update={"name": "nano-base", "max_steps": 200, "guidance_scale": 7.0, "is_turbo": False}

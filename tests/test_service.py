@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -86,8 +87,14 @@ def test_other_solvers_reproduce_and_change_the_sound(turbo: MusicService, solve
 
 
 def test_wavelet_correction_and_custom_timesteps_change_the_sound(turbo: MusicService) -> None:
-    plain = turbo.run(request())[0]
-    assert not same(plain, turbo.run(request(dcw="double"))[0])
+    plain = turbo.run(request(steps=3))[0]
+    assert turbo.preset.dcw == plain.request.dcw == "off"
+    corrected = [
+        turbo.run(request(dcw="double", steps=3, **change))[0]
+        for change in ({}, {"dcw_scaler": 0.2}, {"dcw_high_scaler": 0.2}, {"dcw_wavelet": "db4"})
+    ]
+    for one, other in combinations([plain, *corrected], 2):
+        assert not same(one, other)
     assert not same(plain, turbo.run(request(timesteps=[1.0, 0.3]))[0])
 
 

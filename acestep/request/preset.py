@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict
 
-from acestep.request.values import MAX_DURATION
+from acestep.request.values import MAX_DURATION, WaveletCorrection
 
 
 class Preset(BaseModel):
@@ -19,3 +19,4 @@ class Preset(BaseModel):
     duration: float  # seconds, when nobody chose one
     longest_plan: float = MAX_DURATION  # seconds; the planner never chooses more by itself
     rewrite_caption: bool
+    dcw: WaveletCorrection

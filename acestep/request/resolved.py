@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from acestep.request.values import WaveletCorrection
+
 if TYPE_CHECKING:
     from acestep.request.music import MusicRequest
 
@@ -25,3 +27,4 @@ class ResolvedRequest(Generic[Asked]):
     steps: int
     shift: float
     guidance_scale: float
+    dcw: WaveletCorrection

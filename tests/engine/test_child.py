@@ -37,7 +37,7 @@ from acestep.request import Preset
 
 PRESET = Preset(
     name="turbo", steps=8, max_steps=200, shift=3.0, guidance_scale=1.0, is_turbo=True, duration=9,
-    rewrite_caption=False,
+    rewrite_caption=False, dcw="off",
 )
 
 class Runner:

@@ -26,6 +26,7 @@ PRESET = Preset(
     duration=10.0,
     longest_plan=30.0,
     rewrite_caption=True,
+    dcw="off",
 )
 
 

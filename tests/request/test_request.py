@@ -22,6 +22,7 @@ TURBO = Preset(
     is_turbo=True,
     duration=120,
     rewrite_caption=False,
+    dcw="double",
 )
 BASE = Preset(
     name="base",
@@ -32,6 +33,7 @@ BASE = Preset(
     is_turbo=False,
     duration=120,
     rewrite_caption=True,
+    dcw="off",
 )
 
 
@@ -57,6 +59,12 @@ def refusal(**fields: object) -> InvalidRequest:
         ("seed", -2, "Seed must be a whole number from 0 to 4,294,967,295 (you gave -2)."),
         ("takes", 9, "Takes must be a whole number from 1 to 8 (you gave 9)."),
         ("solver", "rk4", "Solver must be one of euler, heun, sde (you gave rk4)."),
+        (
+            "dcw",
+            "on",
+            "Wavelet Correction must be one of off, low, high, double, pix (you gave on).",
+        ),
+        ("dcw_wavelet", "sym8", "Wavelet must be one of haar, db2, db3, db4 (you gave sym8)."),
         ("think", "maybe", "Think must be true or false (you gave maybe)."),
         ("caption", "x" * 513, "Music Caption is 513 characters; the limit is 512."),
         ("lyrics", "x" * 4210, "Lyrics is 4,210 characters; the limit is 4,096."),
@@ -184,6 +192,20 @@ def test_captions_are_rewritten_as_the_preset_says_where_nobody_chose(
     assert resolved.asked.caption == "lo-fi"
 
 
+@pytest.mark.parametrize(
+    ("preset", "chosen", "dcw"),
+    [
+        (TURBO, None, "double"), (TURBO, "", "double"), (BASE, None, "off"), (TURBO, "off", "off"),
+        (BASE, "low", "low"),
+    ],
+)  # fmt: skip
+def test_wavelets_are_corrected_as_the_preset_says_where_nobody_chose(
+    preset: Preset, chosen: str | None, dcw: str
+) -> None:
+    resolved = parse_request({"caption": "lo-fi", "dcw": chosen}).resolve(preset)
+    assert resolved.dcw == resolved.asked.dcw == dcw
+
+
 def test_the_users_length_stands_and_codes_must_fit_it() -> None:
     def length(duration: float | None, codes: int) -> float | None:
         plan = Plan(duration=99, codes=((7,) * codes,))
@@ -239,6 +261,8 @@ def test_field_facts_reach_sliders_and_help() -> None:
     fields = Text2Music.model_fields
     assert bounds(fields["duration"]) == (10, 600) and unit(fields["duration"]) == "s"
     assert choices(fields["solver"]) == ("euler", "heun", "sde")
+    assert choices(fields["dcw"]) == ("off", "low", "high", "double", "pix")
+    assert choices(fields["bpm"]) == ()
 
 
 def test_a_resolved_request_survives_json() -> None:

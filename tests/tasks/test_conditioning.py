@@ -18,7 +18,7 @@ from acestep.tasks.conditioning import (
 FRAME = 1920
 PRESET = Preset(
     name="nano-turbo", steps=8, max_steps=20, shift=3.0, guidance_scale=1.0, is_turbo=True,
-    duration=20.0, rewrite_caption=False,
+    duration=20.0, rewrite_caption=False, dcw="off",
 )  # fmt: skip
 
 

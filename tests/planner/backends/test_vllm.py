@@ -165,7 +165,7 @@ def test_a_whole_plan_is_the_same(vllm: VllmBackend, pt: PtBackend) -> None:
     )
     preset = Preset(
         name="fake", steps=8, max_steps=20, shift=3.0, guidance_scale=1.0, is_turbo=True,
-        duration=10.0, longest_plan=30.0, rewrite_caption=True,
+        duration=10.0, longest_plan=30.0, rewrite_caption=True, dcw="off",
     )  # fmt: skip
     plans = [Planner(b, caption_tokens=8).plan(request, preset, Reporter()) for b in (vllm, pt)]
     assert plans[0] == plans[1]
