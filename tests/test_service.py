@@ -259,7 +259,7 @@ def test_thinking_plans_the_song_and_keeps_what_the_user_chose(thinker: MusicSer
     plan = asked(track).plan
     assert plan is not None and len(plan.codes[0]) == 60 and track.duration == 12
     assert {name: getattr(track.request, name) for name in chosen} == chosen
-    assert track.recipe["models"]["lm"]["name"] == "acestep-5Hz-lm-nano"
+    assert plan.caption and track.recipe["models"]["lm"]["name"] == "acestep-5Hz-lm-nano"
     again = thinker.run(request(**chosen))[0]
     assert asked(again).plan == plan and same(track, again)
     assert not same(track, thinker.run(request(think=False, **chosen))[0])

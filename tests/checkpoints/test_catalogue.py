@@ -91,6 +91,7 @@ class TestCatalogue:
         }  # fmt: skip
         assert all(p.dcw in ("double", "off") for p in presets.values())
         assert not any(p.rewrite_caption for p in official.values())
+        assert presets["nano-turbo"].rewrite_caption and presets["nano-base"].rewrite_caption
 
     def test_a_dit_brings_its_companions(self) -> None:
         catalogue = Catalogue.read()

@@ -26,7 +26,7 @@ from scripts.nano.data.lexicon import DRUM_WORDS, NO_DRUMS
 from scripts.nano.data.score import MAJOR, MINOR, Score
 
 FIRST_JUDGED = songs.HELD_OUT + 3_000  # a planner may be chosen by these songs
-PRESET = "nano-turbo"
+PRESET = "nano-turbo"  # says what the planner writes; nano-base says the same of it
 CODE_TEMPI = np.arange(50.0, 200.0, 0.25)  # beats per minute that are told apart
 TOLERANCE = 0.02
 IN_KEY = 0.9  # share of the chords that must belong to the key
