@@ -81,7 +81,7 @@ def generate(
         conditionings = build_conditionings(resolved, guides, timeline, store, report)
     with clock.stage("rendering"):
         latents = denoise(
-            resolved, task, preset, timeline, source_latents, guides, conditionings, store, report
+            resolved, task, timeline, source_latents, guides, conditionings, store, report
         )
     with clock.stage("decoding"), store.vae() as vae:
         decoded = vae.decode(
@@ -174,7 +174,6 @@ def encode_condition(
 def denoise(
     request: ResolvedRequest,
     task: Task[Any],
-    preset: Preset,
     timeline: Timeline,
     source_latents: Latents | None,
     guides: Sequence[Guide],
@@ -187,7 +186,7 @@ def denoise(
     seeds = [take_seed(request.seed, take) for take in range(asked.takes)]
     drawn = noise.draw_noise(seeds, timeline.frames, channels).to(store.device)
     times = schedule.timesteps(
-        is_turbo=preset.is_turbo, steps=request.steps, shift=request.shift, custom=asked.timesteps
+        is_turbo=request.is_turbo, steps=request.steps, shift=request.shift, custom=asked.timesteps
     )
     start = task.start(request, source_latents, drawn, times)
     steps = len(start.timesteps) - 1

@@ -212,6 +212,7 @@ class MusicRequest(Asked):
             steps=filled["steps"],
             shift=filled["shift"],
             guidance_scale=filled["guidance_scale"],
+            is_turbo=preset.is_turbo,
             dcw=filled["dcw"],
         )
 
