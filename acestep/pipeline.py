@@ -69,7 +69,7 @@ def generate(
     request = request.seeded()
     if (song := request.to_plan(has_planner=store.has_planner)) is not None:
         with clock.stage("planning"), store.planner() as planner:
-            request = song.with_plan(planner.plan(song, preset.longest_plan, report))
+            request = song.with_plan(planner.plan(song, preset, report))
     resolved = request.resolve(preset)
     timeline = task.timeline(resolved, source)
     source_latents: Latents | None = None
@@ -81,7 +81,7 @@ def generate(
         conditionings = build_conditionings(resolved, guides, timeline, store, report)
     with clock.stage("rendering"):
         latents = denoise(
-            resolved, task, preset, timeline, source_latents, guides, conditionings, store, report
+            resolved, task, timeline, source_latents, guides, conditionings, store, report
         )
     with clock.stage("decoding"), store.vae() as vae:
         decoded = vae.decode(
@@ -174,7 +174,6 @@ def encode_condition(
 def denoise(
     request: ResolvedRequest,
     task: Task[Any],
-    preset: Preset,
     timeline: Timeline,
     source_latents: Latents | None,
     guides: Sequence[Guide],
@@ -187,7 +186,7 @@ def denoise(
     seeds = [take_seed(request.seed, take) for take in range(asked.takes)]
     drawn = noise.draw_noise(seeds, timeline.frames, channels).to(store.device)
     times = schedule.timesteps(
-        is_turbo=preset.is_turbo, steps=request.steps, shift=request.shift, custom=asked.timesteps
+        is_turbo=request.is_turbo, steps=request.steps, shift=request.shift, custom=asked.timesteps
     )
     start = task.start(request, source_latents, drawn, times)
     steps = len(start.timesteps) - 1
@@ -195,7 +194,10 @@ def denoise(
     constraint = task.constraint(request, timeline, source_latents)
 
     def after_step(step: sampler.Step) -> Latents:
-        step = replace(step, latents=wavelet.dcw(step, asked.dcw))
+        corrected = wavelet.dcw(
+            step, request.dcw, asked.dcw_scaler, asked.dcw_high_scaler, asked.dcw_wavelet
+        )
+        step = replace(step, latents=corrected)
         return step.latents if constraint is None else constraint.after_step(step, drawn, steps)
 
     with store.denoiser() as denoiser:

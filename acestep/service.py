@@ -185,7 +185,7 @@ class MusicService:
             self._memory_explained("a shorter song"),
             self._networks(report).planner() as planner,
         ):
-            return planner.plan(song, self.preset.longest_plan, report)
+            return planner.plan(song, self.preset, report)
 
     def understand(
         self,

@@ -33,6 +33,8 @@ TURBO = Preset(
     guidance_scale=1.0,
     is_turbo=True,
     duration=12.0,
+    rewrite_caption=False,
+    dcw="double",
 )
 BASE = TURBO.model_copy(
     update={"name": "nano-base", "max_steps": 200, "guidance_scale": 7.0, "is_turbo": False}

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -86,8 +87,14 @@ def test_other_solvers_reproduce_and_change_the_sound(turbo: MusicService, solve
 
 
 def test_wavelet_correction_and_custom_timesteps_change_the_sound(turbo: MusicService) -> None:
-    plain = turbo.run(request())[0]
-    assert not same(plain, turbo.run(request(dcw="double"))[0])
+    plain = turbo.run(request(steps=3))[0]
+    assert turbo.preset.dcw == plain.request.dcw == "off"
+    corrected = [
+        turbo.run(request(dcw="double", steps=3, **change))[0]
+        for change in ({}, {"dcw_scaler": 0.2}, {"dcw_high_scaler": 0.2}, {"dcw_wavelet": "db4"})
+    ]
+    for one, other in combinations([plain, *corrected], 2):
+        assert not same(one, other)
     assert not same(plain, turbo.run(request(timesteps=[1.0, 0.3]))[0])
 
 
@@ -276,15 +283,19 @@ def test_a_length_between_two_codes_is_kept_to_the_sample(thinker: MusicService)
 
 
 def test_an_edited_plan_is_what_the_dit_gets(thinker: MusicService, turbo: MusicService) -> None:
-    plan = thinker.plan(request(duration=10))
-    planned = thinker.run(request(plan=plan.model_dump(), duration=10))[0]
-    assert same(planned, thinker.run(request(duration=10))[0])
-    assert same(planned, turbo.run(request(plan=plan.model_dump(), think=True))[0])
+    given = {"duration": 10, "rewrite_caption": True}
+    plan = thinker.plan(request(**given))
+    planned = thinker.run(request(plan=plan.model_dump(), **given))[0]
+    assert plan.caption and same(planned, thinker.run(request(**given))[0])
+    assert same(planned, turbo.run(request(plan=plan.model_dump(), think=True, **given))[0])
     edited = plan.model_copy(update={"codes": (plan.codes[0][::-1],)})
     track = thinker.run(request(plan=edited.model_dump()))[0]
     assert asked(track).plan == edited and not same(track, planned)
     renamed = plan.model_copy(update={"caption": "a loud fanfare"})
-    assert not same(planned, thinker.run(request(plan=renamed.model_dump()))[0])
+    assert not same(planned, thinker.run(request(plan=renamed.model_dump(), **given))[0])
+    kept = request(plan=plan.model_dump(), rewrite_caption=False)
+    said = kept.model_copy(update={"plan": renamed})
+    assert same(thinker.run(kept)[0], thinker.run(said)[0]), "the user's words stand"
 
 
 def test_under_swap_the_planner_is_let_go_before_rendering(

@@ -29,20 +29,33 @@ class InpaintConstraint:
         source: latents of the song that is held to, in their place.
         share: of the steps, from the first, after which the source is injected again.
         blend_frames: over so many frames outside each border the result passes into the source.
+        injects_last: whether the last step is one of them. Where it is, only the source is left
+            outside the mask, and there is nothing to blend.
     """
 
     mask: InpaintMask
     source: Shared
     share: float
     blend_frames: int
+    injects_last: bool
 
     @classmethod
     def of(
-        cls, mode: RepaintMode, strength: float, mask: InpaintMask, source: Shared
+        cls,
+        mode: RepaintMode,
+        strength: float,
+        mask: InpaintMask,
+        source: Shared,
+        *,
+        is_turbo: bool,
     ) -> "InpaintConstraint":
-        """`strength` is how free a balanced repaint is; the other modes ignore it."""
+        """As the reference holds a repaint: a turbo run ends with its last step's prediction.
+
+        Args:
+            strength: how free a balanced repaint is; the other modes ignore it.
+        """
         firmness = {"conservative": 1.0, "aggressive": 0.0, "balanced": 1.0 - strength}[mode]
-        return cls(mask, source, firmness, round(BLEND_FRAMES * firmness))
+        return cls(mask, source, firmness, round(BLEND_FRAMES * firmness), not is_turbo)
 
     def after_step(self, step: Step, noise: Latents, steps: int) -> Latents:
         """The step's latents, with the source injected outside the mask in the first of `steps`.
@@ -50,7 +63,8 @@ class InpaintConstraint:
         Args:
             noise: what the run began with.
         """
-        if step.index >= round(self.share * steps):
+        injected = round(self.share * steps)
+        if step.index >= (injected if self.injects_last else min(injected, steps - 1)):
             return step.latents
         mask, source = self.mask.to(noise.device), self.source.to(noise)
         return reinject(step.latents, source, noise, mask, step.t_next)

@@ -2,27 +2,47 @@
 
 Yu et al. 2026 (arXiv:2604.16044): a sampled state holds more noise than training's states at the
 same t. So each step is corrected along its difference from the music it predicts, the slow bands
-near the noise and the fast ones near the music. Haar wavelet, one level, over time, per channel.
+near the noise and the fast ones near the music. One level of an orthogonal wavelet, over time, per
+channel.
 """
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from acestep.diffusion.sampler import Step
-from acestep.request.values import WaveletCorrection
+from acestep.request.values import Wavelet, WaveletCorrection
 from acestep.types import Latents
 
-SCALER = 0.05
-HIGH_SCALER = 0.02  # the high band's own, in mode double
+Bands = Float[Tensor, "line 2 band"]  # low and high; a line is a channel of a take
+
+# Scaling filters with 1, 2, 3 and 4 vanishing moments (Daubechies 1992, Ten Lectures, table 6.1).
+FILTERS: Mapping[Wavelet, tuple[float, ...]] = MappingProxyType(
+    {
+        "haar": (math.sqrt(0.5), math.sqrt(0.5)),
+        "db2": tuple(
+            (a + b * math.sqrt(3)) / math.sqrt(32) for a, b in ((1, 1), (3, 1), (3, -1), (1, -1))
+        ),
+        "db3": (
+            0.3326705529509569, 0.8068915093133388, 0.4598775021193313,
+            -0.13501102001039084, -0.08544127388224149, 0.035226291882100656,
+        ),
+        "db4": (
+            0.23037781330885523, 0.7148465705525415, 0.6308807679295904, -0.02798376941698385,
+            -0.18703481171888114, 0.030841381835986965, 0.032883011666982945,
+            -0.010597401784997278,
+        ),
+    }
+)  # fmt: skip
 
 
 def dcw(
-    step: Step,
-    mode: WaveletCorrection,
-    scaler: float = SCALER,
-    high_scaler: float = HIGH_SCALER,
+    step: Step, mode: WaveletCorrection, scaler: float, high_scaler: float, wavelet: Wavelet
 ) -> Latents:
     """The step's latents, with each band pushed away from the predicted music's.
 
@@ -33,13 +53,14 @@ def dcw(
     if low_strength == high_strength == 0.0:
         return step.latents
     music = step.before.float() - step.t * step.velocity.float()
-    low, high = haar(step.latents.float() - music)
-    push = inverse_haar(low_strength * low, high_strength * high, step.latents.shape[1])
+    bands = take_apart(step.latents.float() - music, wavelet)
+    scaled = bands * bands.new_tensor([[low_strength], [high_strength]])
+    push = put_together(scaled, wavelet, step.latents.shape)
     return (step.latents.float() + push).to(step.latents.dtype)
 
 
 def strengths(
-    mode: WaveletCorrection, t: float, scaler: float = SCALER, high_scaler: float = HIGH_SCALER
+    mode: WaveletCorrection, t: float, scaler: float, high_scaler: float
 ) -> tuple[float, float]:
     """How strongly a step from time t has its low and its high band corrected.
 
@@ -54,14 +75,27 @@ def strengths(
     }[mode]
 
 
-def haar(latents: Latents) -> tuple[Tensor, Tensor]:
-    """Low and high band over time, half as many frames each; an odd frame is paired with zero."""
-    padded = torch.nn.functional.pad(latents, (0, 0, 0, latents.shape[1] % 2))
-    even, odd = padded[:, 0::2], padded[:, 1::2]
-    return (even + odd) / math.sqrt(2), (even - odd) / math.sqrt(2)
+def take_apart(latents: Latents, wavelet: Wavelet) -> Bands:
+    """Both bands over time, half as many frames each; beyond its ends the song is zero."""
+    filters = _filters(wavelet, latents)
+    edge = filters.shape[-1] - 2
+    lines = latents.transpose(1, 2).flatten(0, 1)[:, None]
+    padded = functional.pad(lines, (edge, edge + lines.shape[-1] % 2))
+    return functional.conv1d(padded, filters, stride=2)
 
 
-def inverse_haar(low: Tensor, high: Tensor, frames: int) -> Latents:
-    """The first `frames` frames of what `haar` took apart."""
-    pairs = torch.stack([low + high, low - high], dim=2) / math.sqrt(2)
-    return pairs.flatten(1, 2)[:, :frames]
+def put_together(bands: Bands, wavelet: Wavelet, shape: torch.Size) -> Latents:
+    """What `take_apart` took apart, of this shape."""
+    filters = _filters(wavelet, bands)
+    takes, frames, channels = shape
+    edge = filters.shape[-1] - 2
+    lines = functional.conv_transpose1d(bands, filters, stride=2)[:, 0, edge : edge + frames]
+    return lines.unflatten(0, (takes, channels)).transpose(1, 2)
+
+
+def _filters(wavelet: Wavelet, like: Tensor) -> Float[Tensor, "2 1 tap"]:
+    """The scaling filter and, turned round with every second sign changed, the wavelet's."""
+    low = like.new_tensor(FILTERS[wavelet])
+    high = low.flip(0)
+    high[1::2] *= -1
+    return torch.stack([low, high])[:, None]

@@ -139,12 +139,15 @@ def _parse(text: str, name: str, otherwise: str) -> Recipe:
 
 
 def _upgraded(recipe: Recipe) -> Recipe:
-    """A recipe of version 1 as one of today: fields that its task no longer has are left out."""
+    """A recipe of version 1 as one of today: fields that its task no longer has are left out, and
+    the DiT reads the planner's caption, which it then always did."""
     request = dict(recipe["request"])
     if request.get("task") in ("repaint", "cover"):
         for name in list(request):
             if name in ("duration", "think", "plan") or name.startswith("lm_"):
                 del request[name]
+    elif isinstance(plan := request.get("plan"), dict) and plan.get("caption"):
+        request["rewrite_caption"] = True
     return {**recipe, "recipe": RECIPE_VERSION, "request": request}
 
 

@@ -43,8 +43,8 @@ class Phase(Protocol):
     def is_done(self) -> bool: ...
 
     @property
-    def is_free_text(self) -> bool:
-        """Words are being written, which guidance would distort."""
+    def is_greedy(self) -> bool:
+        """The likeliest allowed token comes next, whatever the temperature."""
         ...
 
     def forced(self) -> list[int]:
@@ -70,12 +70,14 @@ class Form:
 
     Args:
         given: values that stand in the block as they are; `None` leaves the choice to the model.
+        has_caption: the model describes the song in its own words.
         has_genres: the helper modes also list genres.
         has_lyrics: lyrics follow the block, until the model ends its turn (helper modes).
         max_duration: seconds.
     """
 
     given: Plan = field(default_factory=Plan)
+    has_caption: bool = True
     has_genres: bool = False
     has_lyrics: bool = False
     max_duration: float = MAX_DURATION
@@ -102,7 +104,9 @@ class Form:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        return tuple(name for name in FIELDS if name != "genres" or self.has_genres)
+        left_out = {"caption"} if not self.has_caption else set()
+        left_out |= {"genres"} if not self.has_genres else set()
+        return tuple(name for name in FIELDS if name not in left_out)
 
 
 def prepare(vocabulary: Vocabulary, max_duration: float = MAX_DURATION) -> None:
@@ -148,8 +152,8 @@ class Grammar:
         return self._matcher.is_terminated()
 
     @property
-    def is_free_text(self) -> bool:
-        return self._field in ("caption", "genres", "lyrics")
+    def is_greedy(self) -> bool:
+        return self._field == "language"  # as the models' own program reads a language
 
     def forced(self) -> list[int]:
         if self.is_done:
@@ -202,7 +206,7 @@ class Grammar:
 class CodesPhase:
     """The state of one sequence that writes exactly `count` audio codes and then ends."""
 
-    is_free_text = False
+    is_greedy = False
 
     def __init__(self, vocabulary: Vocabulary, count: int) -> None:
         first = vocabulary.first_code

@@ -16,7 +16,7 @@ from acestep.planner.sampling import Sampling
 from acestep.planner.think_block import Description
 from acestep.planner.watchdog import refuse_loops, watched
 from acestep.progress import Reporter
-from acestep.request import Plan, Text2Music
+from acestep.request import Plan, Preset, Text2Music
 from acestep.request.planned import PlannedRequest
 from acestep.seeds import draw_seed, take_seed
 
@@ -53,34 +53,42 @@ class Planner:
         """Import what grammars need, and compile the one that every plan begins with."""
         prepare(self.backend.vocabulary)
 
-    def plan(self, request: PlannedRequest, longest: float, report: Reporter) -> Plan:
+    def plan(self, request: PlannedRequest, preset: Preset, report: Reporter) -> Plan:
         """Plan every take of a request: one set of metadata, one row of codes per take.
 
         What the user chose is in the plan as it was given.
 
         Args:
             request: with what the user left open still `None`; without a seed, one is drawn.
-            longest: seconds; the model never chooses a longer song.
+            preset: says how long a song may be chosen, and whether a caption is rewritten where
+                the request leaves that open.
 
         Raises:
             UnsoundResult: the model stalled, fell into a loop, or returned meaningless logits.
             Cancelled: noticed every few tokens.
         """
         request = request.seeded()
-        metadata = self.metadata(request, longest, report)
+        metadata = self.metadata(request, preset, report)
         return metadata.model_copy(update={"codes": self.codes(request, metadata, report)})
 
-    def metadata(self, request: PlannedRequest, longest: float, report: Reporter) -> Plan:
-        """Phase 1: what the user left open, and a caption in the model's own words."""
-        chosen = request.given()
-        grammar = self._grammar(Form(given=chosen, max_duration=longest))
+    def metadata(self, request: PlannedRequest, preset: Preset, report: Reporter) -> Plan:
+        """Phase 1: what the user left open, and, to be rewritten, the caption.
+
+        As in the helper modes nothing is guided here: `lm_cfg_scale` is for the codes. When there
+        is nothing to write, nothing is asked, and the codes follow the four values alone.
+        """
+        chosen, rewrites = request.given(), request.rewrites(preset)
+        if plans.is_whole(chosen) and not rewrites:
+            return chosen.model_copy(update={"vocal_language": None})
+        form = Form(given=chosen, has_caption=rewrites, max_duration=preset.longest_plan)
+        grammar = self._grammar(form)
         self._write(
             prompts.metadata_prompt(request),
             [grammar],
             [_seed(request)],
             name="planner/metadata",
             sampling=Sampling.of(request),
-            scale=request.lm_cfg_scale,
+            scale=1.0,
             max_tokens=BLOCK_TOKENS + self._caption_tokens,
             report=report,
         )

@@ -72,6 +72,7 @@ def sample(
     sampling: Sampling,
     draws: Int[Tensor, " batch"],
     allowed: Allowed | None = None,
+    greedy: Bool[Tensor, " batch"] | None = None,
 ) -> Int[Tensor, " batch"]:
     """One token per row.
 
@@ -79,12 +80,21 @@ def sample(
         logits: guided; fp32 is used whatever they are in.
         draws: this step's column of `draw`, on the device of the logits.
         allowed: True for the tokens the grammar permits.
+        greedy: True for the rows whose likeliest token is picked, whatever the temperature.
     """
     logits = logits.float()
     if allowed is not None:
         logits = logits.masked_fill(~allowed, -torch.inf)
     if sampling.temperature == 0:
         return logits.argmax(dim=-1)
+    picked = _draw_token(logits, sampling, draws)
+    return picked if greedy is None else torch.where(greedy, logits.argmax(dim=-1), picked)
+
+
+def _draw_token(
+    logits: Logits, sampling: Sampling, draws: Int[Tensor, " batch"]
+) -> Int[Tensor, " batch"]:
+    """Temperature, top-k, top-p, and the token that chance falls on."""
     probabilities = (logits / sampling.temperature).softmax(dim=-1)
     if not sampling.top_k and sampling.top_p >= 1:
         return _pick(_weights(probabilities), draws)

@@ -41,6 +41,11 @@ class Description:
     lyrics: str
 
 
+def is_whole(plan: Plan) -> bool:
+    """Whether tempo, length, key and time signature are all known: phase 1 is for these."""
+    return None not in (plan.bpm, plan.duration, plan.key_scale, plan.time_signature)
+
+
 def keep_given(plan: Plan, chosen: Plan) -> Plan:
     """The plan with the user's values put back, fractions of a second included."""
     kept = {name: value for name, value in chosen if name != "codes" and value not in (None, "")}

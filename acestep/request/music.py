@@ -23,12 +23,13 @@ from acestep.request.values import (
     KeyScale,
     Language,
     Lyrics,
+    OpenCorrection,
     Seed,
     Solver,
     Text,
     TimeSignature,
     Timesteps,
-    WaveletCorrection,
+    Wavelet,
 )
 from acestep.seeds import MAX_SEED, draw_seed
 
@@ -113,8 +114,21 @@ class MusicRequest(Asked):
     solver: Solver = setting(
         "euler", "rendering", "Solver", "euler is the standard; heun is finer; sde adds noise."
     )
-    dcw: WaveletCorrection = setting(
-        "off", "rendering", "Wavelet Correction", "Corrects wavelet bands after each step (DCW)."
+    dcw: OpenCorrection = setting(
+        None, "rendering", "Wavelet Correction", "Corrects wavelet bands after each step (DCW)."
+    )
+    dcw_scaler: float = setting(
+        0.05, "rendering", "Wavelet Correction Strength",
+        "How far the corrected bands move; in mode double, the low band alone.",
+        ge=0.0, le=1.0,
+    )  # fmt: skip
+    dcw_high_scaler: float = setting(
+        0.02, "rendering", "Wavelet Correction Strength, High Band",
+        "How far the high band moves in mode double.",
+        ge=0.0, le=1.0,
+    )  # fmt: skip
+    dcw_wavelet: Wavelet = setting(
+        "haar", "rendering", "Wavelet", "The wavelet whose bands are corrected."
     )
     seed: Seed = setting(
         None, "rendering", "Seed",
@@ -202,6 +216,8 @@ class MusicRequest(Asked):
             steps=filled["steps"],
             shift=filled["shift"],
             guidance_scale=filled["guidance_scale"],
+            is_turbo=preset.is_turbo,
+            dcw=filled["dcw"],
         )
 
     def filled(self, preset: Preset) -> dict[str, Any]:
@@ -212,6 +228,7 @@ class MusicRequest(Asked):
             "steps": len(self.timesteps or ()) or self.steps or preset.steps,
             "shift": self.shift or preset.shift,
             "guidance_scale": self.guidance_scale or preset.guidance_scale,
+            "dcw": self.dcw or preset.dcw,
         }
 
     def warnings(self) -> list[str]:

@@ -30,12 +30,18 @@ class PlannedRequest(MusicRequest):
         "Let the 5Hz language model plan the song first: better structure, slower.",
         widget="opt-out",
     )  # fmt: skip
+    rewrite_caption: bool | None = setting(
+        None, "planner", "Rewrite Caption",
+        "Let the language model describe the song in its own words, which take the place of the "
+        "caption.",
+    )  # fmt: skip
     lm_temperature: float = setting(
         0.85, "planner", "LM Temperature", "Low is safe, high is surprising, 0 is the likeliest.",
         ge=0.0, le=2.0,
     )  # fmt: skip
     lm_cfg_scale: float = setting(
-        2.0, "planner", "CFG Scale", "How strictly the language model follows the text; 1 is off.",
+        2.0, "planner", "CFG Scale",
+        "How strictly the codes that the language model writes follow the text; 1 is off.",
         flags=("--cfg-scale",), ge=1.0, le=7.0,
     )  # fmt: skip
     lm_top_p: float = setting(
@@ -46,7 +52,7 @@ class PlannedRequest(MusicRequest):
         0, "planner", "Top-K", "Keep this many of the likeliest tokens; 0 is off.", ge=0, le=1000
     )
     lm_negative_prompt: Text = setting(
-        "", "planner", "Negative Prompt", "What the plan should move away from.",
+        "", "planner", "Negative Prompt", "What the codes should move away from.",
         lines=2, max_length=512,
     )  # fmt: skip
     plan: Plan | None = setting(
@@ -80,10 +86,15 @@ class PlannedRequest(MusicRequest):
     def with_plan(self, plan: Plan) -> Self:
         return self.model_copy(update={"think": True, "plan": plan})
 
+    def rewrites(self, preset: Preset) -> bool:
+        """Whether the planner's own caption takes the place of the user's."""
+        return preset.rewrite_caption if self.rewrite_caption is None else self.rewrite_caption
+
     def given(self) -> Plan:
         """The metadata the user chose, which the planner must keep as they are.
 
-        The caption is not among them: the planner writes its own, and the request keeps the user's.
+        The caption is not among them: what the planner writes is its own, and the request keeps the
+        user's.
         """
         language = self.vocal_language
         return Plan(
@@ -99,6 +110,7 @@ class PlannedRequest(MusicRequest):
         return {
             **super().filled(preset),
             "think": bool(self.think),
+            "rewrite_caption": self.rewrites(preset),
             "vocal_language": self.vocal_language or plan.vocal_language or UNKNOWN_LANGUAGE,
             "bpm": self.bpm or plan.bpm,
             "key_scale": self.key_scale or plan.key_scale,

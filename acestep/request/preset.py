@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict
 
-from acestep.request.values import MAX_DURATION
+from acestep.request.values import MAX_DURATION, WaveletCorrection
 
 
 class Preset(BaseModel):
@@ -18,3 +18,5 @@ class Preset(BaseModel):
     is_turbo: bool
     duration: float  # seconds, when nobody chose one
     longest_plan: float = MAX_DURATION  # seconds; the planner never chooses more by itself
+    rewrite_caption: bool
+    dcw: WaveletCorrection

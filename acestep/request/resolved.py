@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from acestep.request.values import WaveletCorrection
+
 if TYPE_CHECKING:
     from acestep.request.music import MusicRequest
 
@@ -17,6 +19,7 @@ class ResolvedRequest(Generic[Asked]):
         asked: the request with its open fields filled; its JSON makes the same songs again.
         caption: what the DiT reads.
         seed: of the first take.
+        is_turbo: of the checkpoint: its runs are spaced, and end, in a way of their own.
     """
 
     asked: Asked
@@ -25,3 +28,5 @@ class ResolvedRequest(Generic[Asked]):
     steps: int
     shift: float
     guidance_scale: float
+    is_turbo: bool
+    dcw: WaveletCorrection

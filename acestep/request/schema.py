@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Mapping
 from types import UnionType
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -85,8 +85,9 @@ def bounds(field: FieldInfo) -> tuple[float | None, float | None]:
 
 
 def choices(field: FieldInfo) -> tuple[str, ...]:
-    """The values of a field that has a fixed list."""
-    return tuple(get_args(field.annotation)) if _is_literal(field.annotation) else ()
+    """The values of a field that has a fixed list; one that may be left open has the same."""
+    kinds = (field.annotation, *get_args(field.annotation))
+    return next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), ())
 
 
 def extra(field: FieldInfo) -> Mapping[str, Any]:
@@ -100,10 +101,6 @@ def unit(field: FieldInfo) -> str:
 
 def group(field: FieldInfo) -> str:
     return str(extra(field).get("group", ""))
-
-
-def _is_literal(annotation: Any) -> bool:
-    return getattr(annotation, "__origin__", None) is Literal
 
 
 def _types(annotation: Any) -> tuple[Any, ...]:
@@ -145,7 +142,7 @@ def _sentence(schema: type[BaseModel], error: Mapping[str, Any]) -> tuple[str, s
     if len(error["loc"]) > 1 and name in ("codes", "timesteps"):
         low, high = ("0", "63,999") if name == "codes" else ("above 0", "1")
         return name, f"{title} must all be numbers from {low} to {high} {given}."
-    if _is_literal(field.annotation):
+    if choices(field):
         return name, f"{title} must be one of {', '.join(choices(field))} {given}."
     low, high = bounds(field)
     types = _types(field.annotation)

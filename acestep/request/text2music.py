@@ -28,8 +28,9 @@ class Text2Music(PlannedRequest):
     def resolve(self, preset: Preset) -> "ResolvedText2Music":
         base = super().resolve(preset)
         plan = self.plan
+        rewritten = plan.caption if plan and self.rewrites(preset) else ""
         return ResolvedText2Music(
-            **{**vars(base), "caption": (plan.caption if plan else "") or self.caption},
+            **{**vars(base), "caption": rewritten or self.caption},
             duration=self.length(preset),
             codes=plan.codes if plan else (),
         )

@@ -37,6 +37,7 @@ AudioFormat = Literal["flac", "wav", "wav24", "wav32", "mp3", "ogg", "opus"]
 Solver = Literal["euler", "heun", "sde"]
 GuidanceRule = Literal["apg", "cfg", "adg"]
 WaveletCorrection = Literal["off", "low", "high", "double", "pix"]
+Wavelet = Literal["haar", "db2", "db3", "db4"]
 RepaintMode = Literal["balanced", "conservative", "aggressive"]
 
 
@@ -113,6 +114,10 @@ def _timesteps(value: object) -> object:
     return times or None
 
 
+def _choice(value: object) -> object:
+    return None if value == "" else value
+
+
 def _file(value: object) -> object:
     return None if value == "" else value
 
@@ -134,4 +139,5 @@ TimeSignature = Annotated[int | None, BeforeValidator(_time_signature)]
 Timesteps = Annotated[
     tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...] | None, BeforeValidator(_timesteps)
 ]
+OpenCorrection = Annotated[WaveletCorrection | None, BeforeValidator(_choice)]
 Seed = Annotated[int | None, BeforeValidator(_seed)]

@@ -46,7 +46,9 @@ class RepaintTask:
     ) -> InpaintConstraint:
         asked = request.asked
         song = needed(source_latents)
-        return InpaintConstraint.of(asked.mode, asked.strength, timeline.inpaint_mask, song)
+        return InpaintConstraint.of(
+            asked.mode, asked.strength, timeline.inpaint_mask, song, is_turbo=request.is_turbo
+        )
 
     def finish(
         self,

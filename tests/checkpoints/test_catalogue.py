@@ -83,6 +83,16 @@ class TestCatalogue:
         assert numbers["turbo-shift1"] == (8, 20, 1.0, 1.0)
         assert numbers["base"] == numbers["sft"] == (50, 200, 1.0, 7.0)
 
+    def test_turbo_is_wavelet_corrected_and_the_users_words_stand(self) -> None:
+        presets = Catalogue.read().presets
+        official = {name: p for name, p in presets.items() if not name.startswith("nano")}
+        assert {name for name, p in official.items() if p.dcw == "double"} == {
+            "turbo", "turbo-shift1", "turbo-shift3", "turbo-continuous"
+        }  # fmt: skip
+        assert all(p.dcw in ("double", "off") for p in presets.values())
+        assert not any(p.rewrite_caption for p in official.values())
+        assert presets["nano-turbo"].rewrite_caption and presets["nano-base"].rewrite_caption
+
     def test_a_dit_brings_its_companions(self) -> None:
         catalogue = Catalogue.read()
         assert catalogue.with_companions("acestep-v15-xl-sft") == (

@@ -145,6 +145,9 @@ VALUES = {
     "guidance_end": "0.9",
     "solver": "heun",
     "dcw": "low",
+    "dcw_scaler": "0.1",
+    "dcw_high_scaler": "0.04",
+    "dcw_wavelet": "db2",
     "seed": "7",
     "takes": "2",
     "peak_db": "-3",
@@ -152,7 +155,11 @@ VALUES = {
     "fade_out": "2",
     "format": "wav24",
 }
-FLAGS = {"think": "--no-think", "normalize": "--no-normalize"}
+FLAGS = {
+    "think": "--no-think",
+    "rewrite_caption": "--rewrite-caption",
+    "normalize": "--no-normalize",
+}
 
 
 def test_every_option_reaches_the_request(
@@ -163,7 +170,7 @@ def test_every_option_reaches_the_request(
     result = acestep("generate", *arguments, *FLAGS.values())
     assert result.exit_code == 0, result.output
     data: dict[str, Any] = {**VALUES, "timesteps": [1, 0.8, 0.3], "think": False}
-    wanted = Text2Music.model_validate({**data, "normalize": False})
+    wanted = Text2Music.model_validate({**data, "rewrite_caption": True, "normalize": False})
     assert service.requests[-1] == wanted.resolve(TURBO).asked
 
 

@@ -36,7 +36,8 @@ from acestep.progress import Progress, Reporter
 from acestep.request import Preset
 
 PRESET = Preset(
-    name="turbo", steps=8, max_steps=200, shift=3.0, guidance_scale=1.0, is_turbo=True, duration=9
+    name="turbo", steps=8, max_steps=200, shift=3.0, guidance_scale=1.0, is_turbo=True, duration=9,
+    rewrite_caption=False, dcw="off",
 )
 
 class Runner:

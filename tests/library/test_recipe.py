@@ -225,3 +225,16 @@ def test_a_first_recipe_of_an_edit_loses_the_fields_that_edits_no_longer_have(
     song = {"task": "text2music", "caption": "jazz", "think": True, "duration": 12.0}
     path = put(tmp_path, "y.json", json.dumps({"recipe": 1, "request": song}))
     assert read_recipe(path)["request"] == song
+
+
+def test_in_a_first_recipe_the_dit_reads_the_planners_caption(tmp_path: Path) -> None:
+    def upgraded(**fields: object) -> dict[str, object]:
+        request = {"task": "text2music", "caption": "jazz", "dcw": "off", **fields}
+        path = put(tmp_path, "x.json", json.dumps({"recipe": 1, "request": request}))
+        return read_recipe(path)["request"]
+
+    planned = {"plan": {"caption": "a dusty jazz loop"}}
+    assert upgraded(**planned) == {**upgraded(), **planned, "rewrite_caption": True}
+    for without in ({}, {"plan": None}, {"plan": {"caption": "", "bpm": 96}}):
+        assert "rewrite_caption" not in upgraded(**without)
+    assert upgraded()["dcw"] == "off"

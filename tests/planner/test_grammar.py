@@ -108,9 +108,8 @@ def test_lyrics_are_text_of_several_lines(vocabulary: Vocabulary):
     grammar = Grammar(vocabulary, Form(FULL, has_lyrics=True))
     for token in grammar.forced():
         grammar.accept(token)
-    assert not grammar.is_done and grammar.is_free_text
+    assert not grammar.is_done
     write(grammar, vocabulary, "\n\n# Lyric\n[Verse]\nIt's 5 o'clock\n\n[Chorus]\nnow: oh")
-    assert grammar.is_free_text
     assert not grammar.allowed()[vocabulary.first_code :].any()
     grammar.accept(vocabulary.end)
     assert grammar.is_done
@@ -169,13 +168,29 @@ def test_each_sequence_has_a_state_of_its_own(vocabulary: Vocabulary):
     assert one.text == "<think>" and other.text == ""
 
 
-def test_guidance_pauses_while_words_are_written(vocabulary: Vocabulary):
-    grammar = Grammar(vocabulary, Form())
+def test_the_language_alone_is_greedy(vocabulary: Vocabulary):
+    grammar = Grammar(vocabulary, Form(Plan(bpm=96, caption="language: en", duration=20)))
     states = []
-    for part in ("<think>\nbpm: 96\n", "caption:", " Calm\n  and", " soft\n", "duration: 20\n"):
+    for part in (
+        "<think>\n",
+        "bpm: 96\ncaption: 'language: en'\nduration: 20\nkeyscale: C major\n",
+        "language:",
+        " e",
+        "n\ntimesignature:",
+        " 4",
+    ):
         write(grammar, vocabulary, part)
-        states.append(grammar.is_free_text)
-    assert states == [False, True, True, True, False]
+        states.append(grammar.is_greedy)
+    assert states == [False, False, True, True, False, False]
+
+
+def test_a_block_can_do_without_a_caption(vocabulary: Vocabulary):
+    dice = random.Random(4)
+    for _ in range(10):
+        grammar = Grammar(vocabulary, Form(has_caption=False))
+        walk(grammar, dice, limit=500)
+        written = plan_text.read_fields(plan_text.split_think(grammar.text)[0])
+        assert set(written) == {"bpm", "duration", "keyscale", "language", "timesignature"}
 
 
 def test_a_caption_that_never_ends_is_ended_between_two_characters(vocabulary: Vocabulary):

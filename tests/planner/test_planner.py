@@ -6,16 +6,28 @@ from pathlib import Path
 import pytest
 
 from acestep.errors import Cancelled, UnsoundResult
-from acestep.planner.backends import OnToken, Task
+from acestep.planner.backends import Backend, OnToken, Task
 from acestep.planner.backends.pt import PtBackend
 from acestep.planner.planner import Planner
 from acestep.planner.think_block import code_count
 from acestep.planner.vocabulary import Vocabulary
 from acestep.progress import CancelToken, Progress, Reporter
-from acestep.request import Text2Music, parse_request
+from acestep.request import Plan, Preset, Text2Music, parse_request
 from acestep.request.values import INSTRUMENTAL
 
 QUIET = Reporter()
+PRESET = Preset(
+    name="fake",
+    steps=8,
+    max_steps=20,
+    shift=3.0,
+    guidance_scale=1.0,
+    is_turbo=True,
+    duration=10.0,
+    longest_plan=30.0,
+    rewrite_caption=True,
+    dcw="off",
+)
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +39,29 @@ def planner(tiny_models: Path) -> Iterator[Planner]:
     planner.close()
 
 
+class Asked:
+    """An engine that notes what it is asked, and has another one answer."""
+
+    name = "asked"
+
+    def __init__(self, backend: Backend) -> None:
+        self.vocabulary = backend.vocabulary
+        self.tasks: list[Task] = []
+        self._backend = backend
+
+    def generate(self, task: Task, on_token: OnToken) -> list[list[int]]:
+        self.tasks.append(task)
+        return self._backend.generate(task, on_token)
+
+    def close(self) -> None:
+        raise AssertionError("nobody asked for this")
+
+
+@pytest.fixture
+def asked(planner: Planner) -> Asked:
+    return Asked(planner.backend)
+
+
 def request(**fields: object) -> Text2Music:
     asked = parse_request({"caption": "lo-fi", "seed": 3, **fields})
     assert isinstance(asked, Text2Music)
@@ -34,7 +69,7 @@ def request(**fields: object) -> Text2Music:
 
 
 def test_a_plan_has_every_field_and_five_codes_per_second(planner: Planner) -> None:
-    plan = planner.plan(request(), 30, QUIET)
+    plan = planner.plan(request(), PRESET, QUIET)
     open_fields = plan.model_dump(exclude={"codes"})
     assert all(value not in (None, "") for value in open_fields.values()), open_fields
     assert plan.duration is not None and 10 <= plan.duration <= 30
@@ -44,30 +79,84 @@ def test_a_plan_has_every_field_and_five_codes_per_second(planner: Planner) -> N
 
 def test_what_the_user_chose_comes_back_untouched(planner: Planner) -> None:
     chosen = {"bpm": 96, "key_scale": "E minor", "duration": 12.0, "vocal_language": "no"}
-    plan = planner.plan(request(**chosen), 30, QUIET)
+    plan = planner.plan(request(**chosen), PRESET, QUIET)
     assert {name: getattr(plan, name) for name in chosen} == chosen
     assert plan.time_signature in (2, 3, 4, 6) and plan.caption
     assert len(plan.codes[0]) == 60
 
 
 def test_a_seed_gives_its_plan_again_and_another_seed_another(planner: Planner) -> None:
-    first, again, other = (planner.plan(request(seed=seed), 30, QUIET) for seed in (3, 3, 4))
+    first, again, other = (planner.plan(request(seed=seed), PRESET, QUIET) for seed in (3, 3, 4))
     assert first == again
     assert first.codes != other.codes and first.caption != other.caption
 
 
 def test_takes_share_metadata_and_have_codes_of_their_own(planner: Planner) -> None:
-    plan = planner.plan(request(duration=10, takes=3), 30, QUIET)
-    alone = planner.plan(request(duration=10), 30, QUIET)
+    plan = planner.plan(request(duration=10, takes=3), PRESET, QUIET)
+    alone = planner.plan(request(duration=10), PRESET, QUIET)
     assert len(set(plan.codes)) == 3
     assert plan.codes[0] == alone.codes[0] and plan.caption == alone.caption
 
 
 def test_temperature_guidance_and_a_negative_prompt_reach_the_codes(planner: Planner) -> None:
     given = {"duration": 10, "bpm": 96}
-    plain = planner.plan(request(**given), 30, QUIET)
+    plain = planner.plan(request(**given), PRESET, QUIET)
     for change in ({"lm_cfg_scale": 4.0}, {"lm_negative_prompt": "noise"}, {"lm_temperature": 2.0}):
-        assert planner.plan(request(**{**given, **change}), 30, QUIET).codes != plain.codes, change
+        assert planner.plan(request(**{**given, **change}), PRESET, QUIET).codes != plain.codes, (
+            change
+        )
+
+
+def test_only_the_codes_are_guided(asked: Asked) -> None:
+    plan = Planner(asked, caption_tokens=24).plan(
+        request(duration=10, lm_cfg_scale=4.0), PRESET, QUIET
+    )
+    assert [(task.name, task.scale) for task in asked.tasks] == [
+        ("planner/metadata", 1.0),
+        ("planner/codes", 4.0),
+    ]
+    other = request(duration=10, lm_cfg_scale=1.0, lm_negative_prompt="noise")
+    unguided = Planner(asked, caption_tokens=24).plan(other, PRESET, QUIET)
+    assert unguided.codes != plan.codes
+    assert unguided.model_copy(update={"codes": plan.codes}) == plan
+
+
+def test_the_language_is_the_same_however_surprising_the_rest(planner: Planner) -> None:
+    fixed = {"bpm": 96, "duration": 10, "key_scale": "E minor", "rewrite_caption": False}
+    plans = [
+        planner.metadata(request(**fixed, lm_temperature=2.0, seed=seed), PRESET, QUIET)
+        for seed in range(12)
+    ]
+    assert len({plan.vocal_language for plan in plans}) == 1
+    assert len({plan.time_signature for plan in plans}) > 1
+
+
+def test_without_a_caption_to_rewrite_none_is_written(planner: Planner) -> None:
+    plan = planner.plan(request(duration=10, rewrite_caption=False), PRESET, QUIET)
+    assert plan.caption == ""
+    assert plan.bpm and plan.key_scale and plan.time_signature and plan.vocal_language
+
+
+SHORT = PRESET.model_copy(update={"longest_plan": 11.0, "rewrite_caption": False})
+WHOLE = {"bpm": 96, "duration": 10.0, "key_scale": "E minor", "time_signature": 3}
+
+
+def test_with_all_metadata_given_the_codes_follow_the_four_values_alone(asked: Asked) -> None:
+    song = request(**WHOLE, vocal_language="en", rewrite_caption=False)
+    plan = Planner(asked).plan(song, PRESET, QUIET)
+    assert plan == Plan(**WHOLE, codes=plan.codes) and len(plan.codes[0]) == 50
+    assert Planner(asked).plan(request(**WHOLE), SHORT, QUIET).codes == plan.codes
+    task, again = asked.tasks
+    assert again.conditional == task.conditional
+    block = "<think>\nbpm: 96\nduration: 10\nkeyscale: E minor\ntimesignature: 3\n</think>\n\n"
+    assert asked.vocabulary.decode(task.conditional).endswith(f"assistant\n{block}")
+
+
+@pytest.mark.parametrize("change", [{"rewrite_caption": True}, *({name: None} for name in WHOLE)])
+def test_what_is_open_or_to_be_rewritten_is_asked_for(asked: Asked, change: dict) -> None:
+    song = request(**{**WHOLE, **change})
+    Planner(asked, caption_tokens=24).metadata(song, SHORT, QUIET)
+    assert [task.name for task in asked.tasks] == ["planner/metadata"]
 
 
 def test_planning_reports_its_tokens_and_can_be_cancelled(planner: Planner) -> None:
@@ -80,7 +169,7 @@ def test_planning_reports_its_tokens_and_can_be_cancelled(planner: Planner) -> N
             token.cancel()
 
     with pytest.raises(Cancelled):
-        planner.plan(request(), 30, Reporter(cancel_soon, token))
+        planner.plan(request(), PRESET, Reporter(cancel_soon, token))
     assert {progress.stage for progress in seen} == {"planning"}
     assert seen[-1].done < 100
 
@@ -113,4 +202,4 @@ class Looping:
 def test_a_planner_that_repeats_itself_is_refused(planner: Planner) -> None:
     looping = Planner(Looping(planner.backend.vocabulary))
     with pytest.raises(UnsoundResult, match="the same 1 token over and over"):
-        looping.plan(request(), 30, QUIET)
+        looping.plan(request(), PRESET, QUIET)

@@ -70,6 +70,17 @@ def test_sampling_is_what_numpy_says(sampling: Sampling, seed: int, masked: bool
         assert margin < 1e-5 or tokens[row] == token
 
 
+def test_greedy_rows_pick_the_likeliest_allowed_token_and_leave_the_others_to_chance():
+    logits = torch.tensor([[0.0, 3.0, 2.9, 9.0]]).expand(400, -1)
+    allowed = torch.tensor([[True, True, True, False]]).expand(400, -1)
+    draws = draw([0], "test", 400)[0]
+    plain = sample(logits, Sampling(1.0), draws, allowed)
+    greedy = torch.arange(400) % 2 == 0
+    mixed = sample(logits, Sampling(1.0), draws, allowed, greedy)
+    assert (mixed[greedy] == 1).all() and (plain[greedy] == 2).any()
+    assert torch.equal(mixed[~greedy], plain[~greedy])
+
+
 def frequencies(logits: list[float], sampling: Sampling, count: int = 20_000) -> torch.Tensor:
     draws = draw([0], "test", count)[0]
     tokens = sample(torch.tensor([logits]).expand(count, -1), sampling, draws)

@@ -14,10 +14,26 @@ from acestep.seeds import MAX_SEED
 
 INF, NAN = float("inf"), float("nan")
 TURBO = Preset(
-    name="turbo", steps=8, max_steps=20, shift=3, guidance_scale=1, is_turbo=True, duration=120
+    name="turbo",
+    steps=8,
+    max_steps=20,
+    shift=3,
+    guidance_scale=1,
+    is_turbo=True,
+    duration=120,
+    rewrite_caption=False,
+    dcw="double",
 )
 BASE = Preset(
-    name="base", steps=50, max_steps=200, shift=1, guidance_scale=7, is_turbo=False, duration=120
+    name="base",
+    steps=50,
+    max_steps=200,
+    shift=1,
+    guidance_scale=7,
+    is_turbo=False,
+    duration=120,
+    rewrite_caption=True,
+    dcw="off",
 )
 
 
@@ -43,6 +59,12 @@ def refusal(**fields: object) -> InvalidRequest:
         ("seed", -2, "Seed must be a whole number from 0 to 4,294,967,295 (you gave -2)."),
         ("takes", 9, "Takes must be a whole number from 1 to 8 (you gave 9)."),
         ("solver", "rk4", "Solver must be one of euler, heun, sde (you gave rk4)."),
+        (
+            "dcw",
+            "on",
+            "Wavelet Correction must be one of off, low, high, double, pix (you gave on).",
+        ),
+        ("dcw_wavelet", "sym8", "Wavelet must be one of haar, db2, db3, db4 (you gave sym8)."),
         ("think", "maybe", "Think must be true or false (you gave maybe)."),
         ("caption", "x" * 513, "Music Caption is 513 characters; the limit is 512."),
         ("lyrics", "x" * 4210, "Lyrics is 4,210 characters; the limit is 4,096."),
@@ -155,6 +177,35 @@ def test_a_plan_fills_what_the_user_left_open_and_codes_set_the_length() -> None
     assert resolved.duration == 60 / CODE_RATE
 
 
+@pytest.mark.parametrize(
+    ("preset", "chosen", "rewrites"),
+    [(TURBO, None, False), (BASE, None, True), (TURBO, True, True), (BASE, False, False)],
+)
+def test_captions_are_rewritten_as_the_preset_says_where_nobody_chose(
+    preset: Preset, chosen: bool | None, rewrites: bool
+) -> None:
+    plan = Plan(caption="a dusty loop")
+    request = Text2Music(caption="lo-fi", plan=plan, rewrite_caption=chosen)
+    resolved = request.resolve(preset)
+    assert request.rewrites(preset) is resolved.asked.rewrite_caption is rewrites
+    assert resolved.caption == ("a dusty loop" if rewrites else "lo-fi")
+    assert resolved.asked.caption == "lo-fi"
+
+
+@pytest.mark.parametrize(
+    ("preset", "chosen", "dcw"),
+    [
+        (TURBO, None, "double"), (TURBO, "", "double"), (BASE, None, "off"), (TURBO, "off", "off"),
+        (BASE, "low", "low"),
+    ],
+)  # fmt: skip
+def test_wavelets_are_corrected_as_the_preset_says_where_nobody_chose(
+    preset: Preset, chosen: str | None, dcw: str
+) -> None:
+    resolved = parse_request({"caption": "lo-fi", "dcw": chosen}).resolve(preset)
+    assert resolved.dcw == resolved.asked.dcw == dcw
+
+
 def test_the_users_length_stands_and_codes_must_fit_it() -> None:
     def length(duration: float | None, codes: int) -> float | None:
         plan = Plan(duration=99, codes=((7,) * codes,))
@@ -210,6 +261,8 @@ def test_field_facts_reach_sliders_and_help() -> None:
     fields = Text2Music.model_fields
     assert bounds(fields["duration"]) == (10, 600) and unit(fields["duration"]) == "s"
     assert choices(fields["solver"]) == ("euler", "heun", "sde")
+    assert choices(fields["dcw"]) == ("off", "low", "high", "double", "pix")
+    assert choices(fields["bpm"]) == ()
 
 
 def test_a_resolved_request_survives_json() -> None:

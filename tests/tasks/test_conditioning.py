@@ -18,7 +18,7 @@ from acestep.tasks.conditioning import (
 FRAME = 1920
 PRESET = Preset(
     name="nano-turbo", steps=8, max_steps=20, shift=3.0, guidance_scale=1.0, is_turbo=True,
-    duration=20.0,
+    duration=20.0, rewrite_caption=False, dcw="off",
 )  # fmt: skip
 
 
@@ -41,12 +41,19 @@ def test_metadata_nobody_knows_is_written_as_not_available() -> None:
     assert "- bpm: N/A\n- timesignature: N/A\n- keyscale: N/A\n- duration: 30 seconds\n" in prompt
 
 
-def test_with_a_plan_the_caption_is_the_plans() -> None:
-    plan = Plan(caption="a dusty loop", codes=((1,) * 50,))
-    prompt = caption_prompt(resolved(caption="lo-fi", plan=plan), FOLLOW_CODES, 10, plan.caption)
+@pytest.mark.parametrize(
+    ("rewrite", "planned", "caption"),
+    [(True, "a dusty loop", "a dusty loop"), (True, "", "lo-fi"), (False, "a dusty loop", "lo-fi")],
+)
+def test_the_plans_caption_is_read_where_it_was_to_be_rewritten(
+    rewrite: bool, planned: str, caption: str
+) -> None:
+    plan = Plan(caption=planned, codes=((1,) * 50,))
+    request = Text2Music(caption="lo-fi", plan=plan, rewrite_caption=rewrite).resolve(PRESET)
+    prompt = caption_prompt(request.asked, FOLLOW_CODES, 10, request.caption)
     assert prompt.startswith(
         "# Instruction\nGenerate audio semantic tokens based on the given conditions:\n\n"
-        "# Caption\na dusty loop\n\n"
+        f"# Caption\n{caption}\n\n"
     )
 
 

@@ -60,7 +60,7 @@ class Backend(Protocol):
         """What each take wrote, the end token included where the phase asks for one.
 
         The same task gives the same tokens on the same device, and a take is the same alone and
-        among others. Guidance rests while a phase writes free text.
+        among others. Temperature rests while a phase is greedy.
 
         Args:
             on_token: called with 0 while the prompt is read, and forced tokens behind it; with more

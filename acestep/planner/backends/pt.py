@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from acestep.models.load import load_qwen3
@@ -122,11 +122,11 @@ def _write_text(task: Task, rows: Rows, head: Dense, on_token: OnToken) -> list[
         places = [branch * takes + take for branch in range(branches) for take in active]
         phases = [task.phases[take] for take in active]
         allowed = torch.stack([phase.allowed()[phase.rows] for phase in phases]).to(device)
-        is_free = torch.tensor([phase.is_free_text for phase in phases], device=device)
-        logits = _guided(head(rows.states[places]), task.scale, is_free)
+        greedy = torch.tensor([phase.is_greedy for phase in phases], device=device)
+        logits = _guided(head(rows.states[places]), task.scale)
         require_sound(is_sound(logits, allowed))
         chance = draws[active, [len(written[take]) for take in active]]
-        picked = sample(logits, task.sampling, chance, allowed) + task.phases[0].rows.start
+        picked = sample(logits, task.sampling, chance, allowed, greedy) + task.phases[0].rows.start
         for take, token in zip(active, picked.tolist(), strict=True):
             task.phases[take].accept(token)
             written[take].append(token)
@@ -236,15 +236,12 @@ def _accept_forced(phase: Phase, most: int) -> list[int]:
     return accepted
 
 
-def _guided(
-    logits: Float[Tensor, "row vocab"], scale: float, is_free: Bool[Tensor, " take"] | None = None
-) -> Logits:
-    """Both branches' logits → one row per take. Free text goes unguided: guidance distorts it."""
+def _guided(logits: Float[Tensor, "row vocab"], scale: float) -> Logits:
+    """Both branches' logits → one row per take."""
     if scale == 1:
         return logits
     conditional, unconditional = logits.chunk(2)
-    guided = guide(conditional, unconditional, scale)
-    return guided if is_free is None else torch.where(is_free[:, None], conditional.float(), guided)
+    return guide(conditional, unconditional, scale)
 
 
 def _round_up(extent: int) -> int:

@@ -182,19 +182,18 @@ class Guidance:
     ) -> Int[Tensor, " take"]:
         """One token per take, whose rows of the logits are `at`."""
         rows, device = takes[0].phase.rows, logits.device
-        conditional = guided = logits[at[:, 0], rows]
+        guided = logits[at[:, 0], rows]
         if self._task.scale != 1:
-            guided = guide(conditional, logits[at[:, 1], rows], self._task.scale)
-            is_free = torch.tensor([take.phase.is_free_text for take in takes], device=device)
-            guided = torch.where(is_free[:, None], conditional.float(), guided)
-        allowed = None  # every code may follow a code
+            guided = guide(guided, logits[at[:, 1], rows], self._task.scale)
+        allowed = greedy = None  # every code may follow a code
         if not all(isinstance(take.phase, CodesPhase) for take in takes):
             masks = [take.phase.allowed()[take.phase.rows] for take in takes]
             allowed = torch.stack(masks).to(device)
+            greedy = torch.tensor([take.phase.is_greedy for take in takes], device=device)
         self.sound = is_sound(guided, allowed)
         steps = [len(take.written) for take in takes]
         chance = self._draws[[take.place for take in takes], steps].to(device)
-        return sample(guided, self._task.sampling, chance, allowed) + rows.start
+        return sample(guided, self._task.sampling, chance, allowed, greedy) + rows.start
 
 
 def write(task: Task, engine: Engine, guidance: Guidance, on_token: OnToken) -> list[list[int]]:

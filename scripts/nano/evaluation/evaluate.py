@@ -4,8 +4,8 @@
 
 Every song is asked for in words, as a user would, from a score of a seed that no training has seen,
 and made by `MusicService`; what was asked for is then measured in the sound. Songs are kept, so a
-run that was cut off goes on, and other weights start anew. The ceiling is what the same metrics
-find in the rendered scores.
+run that was cut off goes on, and other weights or presets start anew. The ceiling is what the same
+metrics find in the rendered scores.
 """
 
 import argparse

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from acestep.checkpoints.catalogue import Catalogue
 from acestep.planner.backends.pt import PtBackend
 from acestep.planner.planner import Planner
 from acestep.progress import Reporter
@@ -25,7 +26,7 @@ from scripts.nano.data.lexicon import DRUM_WORDS, NO_DRUMS
 from scripts.nano.data.score import MAJOR, MINOR, Score
 
 FIRST_JUDGED = songs.HELD_OUT + 3_000  # a planner may be chosen by these songs
-LONGEST_PLAN = 30.0  # seconds, as the nano presets say
+PRESET = "nano-turbo"  # says what the planner writes; nano-base says the same of it
 CODE_TEMPI = np.arange(50.0, 200.0, 0.25)  # beats per minute that are told apart
 TOLERANCE = 0.02
 IN_KEY = 0.9  # share of the chords that must belong to the key
@@ -59,7 +60,8 @@ def judge(folder: Path, count: int) -> Verdict:
     """Plan held-out songs with the planner of a folder."""
     planner = Planner(PtBackend.load(folder))
     scores = list(songs.scores(FIRST_JUDGED, count, songs.SONG_SECONDS))
-    plans = [planner.plan(caption_request(score), LONGEST_PLAN, Reporter()) for score in scores]
+    preset = Catalogue.read().presets[PRESET]
+    plans = [planner.plan(caption_request(score), preset, Reporter()) for score in scores]
     planner.close()
     return verdict(scores, plans)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from acestep import MusicService
+from acestep.checkpoints.catalogue import Catalogue
 from acestep.checkpoints.folder import fingerprint
 from acestep.checkpoints.locate import Checkpoints
 from acestep.media import audio
@@ -20,6 +21,7 @@ from scripts.nano.data.render import render
 from scripts.nano.data.score import Score
 
 TURBO, BASE = "acestep-v15-nano-turbo", "acestep-v15-nano-base"
+PRESETS = ("nano-turbo", "nano-base")  # fill what a request leaves open
 MEASURED_MODELS = (
     TURBO,
     BASE,
@@ -35,6 +37,7 @@ class Studio:
     def __init__(self, checkpoints: Path, folder: Path) -> None:
         places = Checkpoints(checkpoints)
         marks = "".join(fingerprint(places.resolve(part)) for part in MEASURED_MODELS)
+        marks += "".join(Catalogue.read().presets[name].model_dump_json() for name in PRESETS)
         self.checkpoints = checkpoints
         self.folder = folder / hashlib.sha256(marks.encode()).hexdigest()[:12]
         self.folder.mkdir(parents=True, exist_ok=True)

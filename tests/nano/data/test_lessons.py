@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
+from acestep.checkpoints.catalogue import Catalogue
 from acestep.planner.backends import OnToken, Task
 from acestep.planner.grammar import CodesPhase
 from acestep.planner.planner import Planner
@@ -15,7 +16,7 @@ from acestep.request import Text2Music
 from scripts.nano.data.lessons import KINDS, Lesson, lesson
 
 SEEDS = range(500, 508)
-LONGEST = 60.0
+PRESET = Catalogue.read().presets["nano-turbo"].model_copy(update={"longest_plan": 60.0})
 
 
 class Reciter:
@@ -53,7 +54,7 @@ def heard_in(prompt: str) -> Text2Music:
     """The request that a prompt was made from."""
     found = re.search(r"# Caption\n(.*)\n\n# Lyric\n((?:.|\n)*)\n<\|im_end\|>", prompt)
     assert found
-    return Text2Music(caption=found[1], lyrics=found[2], seed=1)
+    return Text2Music(caption=found[1], lyrics=found[2], rewrite_caption=True, seed=1)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -62,7 +63,7 @@ def test_a_song_is_what_the_planner_sends_and_may_write(vocabulary: Vocabulary, 
     request = heard_in(given.prompt)
     language = from_text(given.answer).vocal_language
     reciter = Reciter(vocabulary, given.answer)
-    plan = Planner(reciter).plan(request, LONGEST, Reporter())
+    plan = Planner(reciter).plan(request, PRESET, Reporter())
 
     first, second = reciter.tasks
     assert first.conditional == vocabulary.encode(given.prompt)
@@ -83,7 +84,7 @@ def test_what_is_steered_away_from_is_what_is_learnt_beside_the_lesson(
     assert codes.away is not None and metadata.away is not None
     request = heard_in(song.prompt)
     reciter = Reciter(vocabulary, song.answer)
-    Planner(reciter).plan(request, LONGEST, Reporter())
+    Planner(reciter).plan(request, PRESET, Reporter())
     first, second = reciter.tasks
     assert first.conditional == vocabulary.encode(metadata.prompt)
     assert first.unconditional == vocabulary.encode(metadata.away)
@@ -100,7 +101,7 @@ def test_what_a_caption_says_is_what_the_plan_says(
     given = lesson(seed, kind)
     request = heard_in(given.prompt)
     reciter = Reciter(vocabulary, given.answer)
-    plan = Planner(reciter).metadata(request, LONGEST, Reporter())
+    plan = Planner(reciter).metadata(request, PRESET, Reporter())
     assert reciter.tasks[0].conditional == vocabulary.encode(given.prompt)
     assert reciter.rest == []
     if found := re.search(r"(\d+) bpm", request.caption):

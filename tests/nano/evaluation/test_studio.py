@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from acestep.checkpoints.catalogue import Catalogue
 from acestep.request import Text2Music
-from scripts.nano.evaluation.studio import BASE, TURBO, Studio
+from scripts.nano.evaluation.studio import BASE, PRESETS, TURBO, Studio
 
 REQUEST = Text2Music(caption="jazz", duration=10.0, think=False, seed=1)
 
@@ -36,6 +37,18 @@ def test_another_wish_is_another_song(studio: Studio) -> None:
     song, _ = studio.make("plain-000", TURBO, REQUEST)
     other, _ = studio.make("plain-000", TURBO, REQUEST.model_copy(update={"seed": 2}))
     assert not song.equal(other)
+
+
+def test_other_presets_start_anew(
+    studio: Studio, tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Studio(tiny_models, tmp_path).folder == studio.folder
+    catalogue = Catalogue.read()
+    corrected = catalogue.presets[PRESETS[0]].model_copy(update={"dcw": "low"})
+    presets = {**catalogue.presets, PRESETS[0]: corrected}
+    changed = catalogue.model_copy(update={"presets": presets})
+    monkeypatch.setattr(Catalogue, "read", lambda: changed)
+    assert Studio(tiny_models, tmp_path).folder != studio.folder
 
 
 def test_guidance_can_be_asked_of_the_base_model(studio: Studio) -> None:

@@ -120,10 +120,10 @@ class Wrapped:
     """A phase with something changed; not a `CodesPhase`, so it is written token by token."""
 
     def __init__(
-        self, phase: Phase, *, is_free_text: bool | None = None, hides_forced: bool = False
+        self, phase: Phase, *, is_greedy: bool = False, hides_forced: bool = False
     ) -> None:
         self._phase = phase
-        self._is_free_text = is_free_text
+        self._is_greedy = is_greedy
         self._hides_forced = hides_forced
         self._hidden: list[int] = []
 
@@ -136,8 +136,8 @@ class Wrapped:
         return self._phase.is_done
 
     @property
-    def is_free_text(self) -> bool:
-        return self._phase.is_free_text if self._is_free_text is None else self._is_free_text
+    def is_greedy(self) -> bool:
+        return self._is_greedy or self._phase.is_greedy
 
     def forced(self) -> list[int]:
         return [] if self._hides_forced else self._phase.forced()
@@ -191,12 +191,13 @@ def loop(model: Qwen3ForCausalLM, task: Task) -> list[int]:
             token = forced.pop(0)
         else:
             scores = logits(task.conditional)
-            if task.scale != 1 and not phase.is_free_text:
+            if task.scale != 1:
                 scores = guide(scores, logits(task.unconditional), task.scale)
             allowed = torch.zeros(scores.shape, dtype=torch.bool)
             allowed[0, : len(phase.allowed())] = phase.allowed()
             chance = draws[:, len(written)]
-            token = int(sample(scores, task.sampling, chance, allowed))
+            sampling = GREEDY if phase.is_greedy else task.sampling
+            token = int(sample(scores, sampling, chance, allowed))
         phase.accept(token)
         written.append(token)
     return written
@@ -334,13 +335,17 @@ def test_forced_runs_read_in_one_step_change_nothing(
     assert steps < len(shapes) - steps == len(in_runs[0])  # the prompt, all tokens but the last
 
 
-def test_free_text_is_not_guided(backend: PtBackend, task: MakeTask, vocabulary: Vocabulary):
-    def written(scale: float, is_free_text: bool) -> list[list[int]]:
-        phase = Wrapped(CodesPhase(vocabulary, 20), is_free_text=is_free_text)
-        return backend.generate(task(phase, scale=scale), ignore)
+def test_a_greedy_phase_is_greedy_beside_one_that_is_not(
+    backend: PtBackend, task: MakeTask, vocabulary: Vocabulary
+):
+    def written(sampling: Sampling, *are_greedy: bool) -> list[list[int]]:
+        phases = [Wrapped(CodesPhase(vocabulary, 20), is_greedy=is_it) for is_it in are_greedy]
+        return backend.generate(task(*phases, sampling=sampling), ignore)
 
-    assert written(3.0, is_free_text=True) == written(1.0, is_free_text=False)
-    assert written(3.0, is_free_text=False) != written(1.0, is_free_text=False)
+    hot = Sampling(2.0, top_p=1.0)
+    likeliest, drawn = written(GREEDY, False)[0], written(hot, False, False)[1]
+    assert written(hot, True, False) == [likeliest, drawn]
+    assert likeliest != written(hot, False)[0]
 
 
 def test_prompts_are_read_once_for_all_takes(planner_folder: MakeFolder, task: MakeTask):

@@ -25,7 +25,7 @@ from acestep.planner.grammar import CodesPhase, Form, Grammar
 from acestep.planner.planner import Planner
 from acestep.planner.sampling import Sampling
 from acestep.progress import CancelToken, Progress, Reporter
-from acestep.request import Plan, Text2Music
+from acestep.request import Plan, Preset, Text2Music
 from scripts import make_tiny
 
 pytestmark = pytest.mark.vllm
@@ -156,9 +156,18 @@ def test_it_writes_the_block_that_pytorch_writes(
 
 def test_a_whole_plan_is_the_same(vllm: VllmBackend, pt: PtBackend) -> None:
     request = Text2Music(
-        caption="lo-fi", lyrics="[Verse]\nhome", seed=3, duration=10, key_scale="E minor", takes=2
+        caption="lo-fi",
+        lyrics="[Verse]\nhome",
+        seed=3,
+        duration=10,
+        key_scale="E minor",
+        takes=2,
     )
-    plans = [Planner(b, caption_tokens=8).plan(request, 30, Reporter()) for b in (vllm, pt)]
+    preset = Preset(
+        name="fake", steps=8, max_steps=20, shift=3.0, guidance_scale=1.0, is_turbo=True,
+        duration=10.0, longest_plan=30.0, rewrite_caption=True, dcw="off",
+    )  # fmt: skip
+    plans = [Planner(b, caption_tokens=8).plan(request, preset, Reporter()) for b in (vllm, pt)]
     assert plans[0] == plans[1]
     assert plans[0].key_scale == "E minor" and [len(row) for row in plans[0].codes] == [50, 50]
 

@@ -61,12 +61,13 @@ def plain_loop(task: Task, vocab: int) -> list[list[int]]:
             tokens = phase.forced()
             if not tokens:
                 logits = network([*task.conditional, *text], vocab)[None]
-                if task.scale != 1 and not phase.is_free_text:
+                if task.scale != 1:
                     away = network([*task.unconditional, *text], vocab)[None]
                     logits = guide(logits, away, task.scale)
                 allowed = phase.allowed()[None, phase.rows]
                 chances = chance[:, len(text)]
-                picked = sample(logits[:, phase.rows], task.sampling, chances, allowed)
+                sampling = GREEDY if phase.is_greedy else task.sampling
+                picked = sample(logits[:, phase.rows], sampling, chances, allowed)
                 tokens = [int(picked) + phase.rows.start]
             for token in tokens:
                 phase.accept(token)
@@ -271,7 +272,7 @@ def test_takes_are_what_a_plain_loop_writes(
 
 
 @RUNNERS
-def test_a_block_keeps_to_its_grammar_and_free_text_is_not_guided(
+def test_a_block_keeps_to_its_grammar_and_its_language_is_the_likeliest(
     setting: Setting, runner: type
 ) -> None:
     form = {"given": Plan(bpm=96, vocal_language="en")}
