@@ -94,7 +94,8 @@ class Form(Generic[Request]):
             value=self._at_first("lyrics") == INSTRUMENTAL,
         )
         lyrics: Any = self.fields["lyrics"]
-        lyrics.input(None, [lyrics, self.instrumental], self.instrumental, js=UNTICK, **AT_ONCE)
+        # Not `input`: it may come before the text that was typed.
+        lyrics.change(None, [lyrics, self.instrumental], self.instrumental, js=UNTICK, **AT_ONCE)
 
     def _at_first(self, name: str) -> Any:
         if self._start is not None:
