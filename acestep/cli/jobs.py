@@ -153,7 +153,7 @@ def plan(
         data = engine.do(request, "plan").plan
     if out is not None:
         asked = request.model_dump(mode="json", exclude_defaults=True)
-        whole = {"task": "text2music", **asked, "plan": data}
+        whole = {"task": request.name, **asked, "plan": data}
         write_file(out, json.dumps(whole, ensure_ascii=False, indent=2).encode())
     output.result(data or {}, json.dumps(data, ensure_ascii=False))
 
