@@ -199,7 +199,7 @@ class Live:
 def said(job: Job, *, ahead: int = 0, is_loading: bool = False) -> str:
     """Where a job is or how it ended, in words: `ahead` jobs are before it."""
     if job.failure is not None and job.state in ("failed", "lost"):
-        return job.failure.message
+        return ("Lost: " if job.state == "lost" else "") + job.failure.message
     if job.state == "waiting":
         if ahead:
             return f"Waiting: {ahead} {'run' if ahead == 1 else 'runs'} before this one"
@@ -230,8 +230,8 @@ def engine_line(state: EngineState) -> str:
         return f"Switches to {asked} after the running song"
     if state.status == "loading":
         at = state.loading
-        known = at is not None and at.total > 1
-        return f"Loading {asked}" + (f": {100 * at.done // at.total} %" if known else " …")
+        share = f": {100 * at.done // at.total} %" if at is not None and at.total > 1 else " …"
+        return f"Loading {asked}{share}"
     if state.status == "failed":
         why = state.failure.message if state.failure else "The model could not be loaded."
         return f"Not ready. {why}"

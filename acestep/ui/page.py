@@ -13,7 +13,8 @@ import gradio as gr
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from gradio.components import Component
-from gradio.routes import API_PREFIX, App
+from gradio.route_utils import API_PREFIX
+from gradio.routes import App
 from gradio.themes import Base, Default
 from gradio.utils import MatplotlibBackendMananger
 from starlette.routing import Mount
@@ -201,7 +202,7 @@ def _wire_fitting(engine: Engine, drawn: Sequence[Tab], panel: Panel) -> None:
     fields: list[Component] = [part for tab in drawn for part in tab.form.components]
     names = json.dumps([part.elem_id for part in fields])
     wire = gr.HTML(elem_classes="wire", js_on_load=f"acestep.onFit({names}, trigger)")
-    shown = {*panel.components, *(part for tab in drawn for part in tab.components)}
+    shown = [*{*panel.components, *(part for tab in drawn for part in tab.components)}]
     fitted = wire.click(fit, None, shown, **AT_ONCE)
     fitted.then(None, fields, fields, js="(...values) => acestep.afterFitting(values)", **AT_ONCE)
     gr.on(

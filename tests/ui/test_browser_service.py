@@ -237,7 +237,7 @@ def panel_alone(server: HubServer, tmp_path: Path) -> Iterator[tuple[str, FakeEn
         return page
 
     page = in_loop(draw)
-    yield page.local_url, engine
+    yield str(page.local_url), engine
     server.go_on.set()
     page.close(verbose=False)
     downloads.close()

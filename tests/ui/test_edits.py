@@ -1,6 +1,6 @@
 """Sources of edits: what is said about them, what they fill in, and what is heard in them."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +220,7 @@ def test_who_goes_away_while_it_listens_ends_the_job(
     engine.service.step_seconds = 0.3
     steps = hearing.watch(engine, recording)
     next(steps)
+    assert isinstance(steps, Generator)
     steps.close()
     engine.ended(engine.jobs()[0])
     assert engine.jobs()[0].state == "cancelled"

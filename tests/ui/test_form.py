@@ -23,6 +23,7 @@ from acestep.request.values import (
     AudioFormat,
     GuidanceRule,
     Solver,
+    Wavelet,
     WaveletCorrection,
 )
 from acestep.seeds import MAX_SEED
@@ -75,17 +76,20 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "guidance_start": st.floats(0.0, 0.5),
     "guidance_end": st.floats(0.5, 1.0),
     "solver": st.sampled_from(get_args(Solver)),
-    "dcw": st.sampled_from(get_args(WaveletCorrection)),
+    "dcw": optional(st.sampled_from(get_args(WaveletCorrection))),
+    "dcw_wavelet": st.sampled_from(get_args(Wavelet)),
+    "rewrite_caption": optional(st.booleans()),
     "normalize": st.booleans(),
     "format": st.sampled_from(get_args(AudioFormat)),
     "seed": optional(st.integers(0, MAX_SEED)),
     **{n: optional(numbers(n)) for n in ("bpm", "duration", "steps", "shift", "guidance_scale")},
     **{n: numbers(n) for n in ("lm_temperature", "lm_cfg_scale", "lm_top_p", "lm_top_k")},
     **{n: numbers(n) for n in ("takes", "peak_db", "fade_in", "fade_out")},
+    **{n: numbers(n) for n in ("dcw_scaler", "dcw_high_scaler")},
 }
 
 
-def drawn() -> Form[Text2Music]:
+def drawn() -> Form[Any]:
     with gr.Blocks():
         form = Form(Text2Music, EXAMPLES[Text2Music]["Lo-fi rain"])
         form.draw(*DRAWN)
@@ -129,9 +133,11 @@ def test_label_help_range_and_choices_come_from_the_schema(
     low, high = schema.bounds(field)
     if low is not None and name != "seed":
         assert isinstance(control, gr.Textbox)
-        assert f"({low:g}–{high:,g})" in control.placeholder
+        assert f"({low:g}–{high:,g})" in str(control.placeholder)
     if schema.choices(field):
-        assert [value for _, value in control.choices] == list(schema.choices(field))
+        assert isinstance(control, gr.Dropdown)
+        open_first = [""] if field.default is None else []
+        assert [value for _, value in control.choices] == open_first + list(schema.choices(field))
 
 
 def test_no_control_clamps_or_drops_what_is_typed(form: Form[Text2Music]) -> None:

@@ -72,7 +72,7 @@ def at(stage: Any, done: int, total: int) -> Job:
         (at("decoding", 0, 0), "Decoding"),
         (at("checking", 2, 4), "Checking"),
         (job(state="cancelled"), "Cancelled."),
-        (job(state="lost", failure=Failure(type="E", message="Gone.")), "Gone."),
+        (job(state="lost", failure=Failure(type="E", message="Gone.")), "Lost: Gone."),
         (job(state="failed", failure=Failure(type="E", message="Out.")), "Out."),
     ],
 )
