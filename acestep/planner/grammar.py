@@ -1,8 +1,9 @@
 """Which tokens may come next: the `<think>` block as one regular expression, the codes as a count.
 
-Nothing here knows the network. A `Phase` is the state of one sequence: ask it for forced tokens
-first (they need no sampling and are fed in one step), then for the allowed ones, and tell it what
-was picked. Values the user gave are literals in the expression, so the planner cannot change them.
+Nothing here knows the network. A `TokenConstraint` is the state of one sequence: ask it for forced
+tokens first (they need no sampling and are fed in one step), then for the allowed ones, and tell it
+what was picked. Values the user gave are literals in the expression, so the planner cannot change
+them.
 """
 
 import re
@@ -28,10 +29,10 @@ _WORD = r"[^\x00-\x20\x7f`<]"
 _TEXT = rf"{_WORD}[^\x00-\x1f\x7f`<]*(\n\n?\n?  {_WORD}[^\x00-\x1f\x7f`<]*)*"
 _LYRICS = r"[^\x00-\x09\x0b-\x1f\x7f<]*"
 
-Allowed = Bool[Tensor, " vocab"]
+AllowedTokens = Bool[Tensor, " vocab"]
 
 
-class Phase(Protocol):
+class TokenConstraint(Protocol):
     """What one sequence may still write."""
 
     @property
@@ -51,7 +52,7 @@ class Phase(Protocol):
         """The tokens that must come next, as far as there is no choice. Changes nothing."""
         ...
 
-    def allowed(self) -> Allowed:
+    def allowed(self) -> AllowedTokens:
         """True for every token of the vocabulary that may come next (on the CPU)."""
         ...
 
@@ -65,7 +66,7 @@ class Phase(Protocol):
 
 
 @dataclass(frozen=True)
-class Form:
+class BlockLayout:
     """What the block must look like.
 
     Args:
@@ -110,36 +111,36 @@ class Form:
 
 
 def prepare(vocabulary: Vocabulary, max_duration: float = MAX_DURATION) -> None:
-    """Do what the first `Grammar` would wait for, so that an idle program has it done by then.
+    """Do what the first `MetadataGrammar` would wait for, so that an idle program has it done.
 
     xgrammar imports transformers whichever of its modules is asked for: a second of CPU time, two
     without cached bytecode. Reading a published vocabulary and compiling the block takes another
-    0.4 s. May run in any thread; a `Grammar` that comes too early does the same work itself.
+    0.4 s. May run in any thread; a grammar that comes too early does the same work itself.
 
     Args:
-        max_duration: as in the forms to come; every other form finds most of it compiled, too.
+        max_duration: as in the layouts to come; every other layout finds most of it compiled, too.
     """
-    vocabulary.compiler.compile_regex(Form(max_duration=max_duration).regex)
+    vocabulary.compiler.compile_regex(BlockLayout(max_duration=max_duration).regex)
 
 
-class Grammar:
+class MetadataGrammar:
     """The state of one sequence that writes the block (and lyrics)."""
 
     def __init__(
-        self, vocabulary: Vocabulary, form: Form, free_text_tokens: int = FREE_TEXT_TOKENS
+        self, vocabulary: Vocabulary, layout: BlockLayout, free_text_tokens: int = FREE_TEXT_TOKENS
     ) -> None:
         import xgrammar  # here, because it imports transformers: seconds that only Think needs
 
         self.rows = slice(0, vocabulary.first_code)
         self._vocabulary = vocabulary
-        self._form = form
+        self._layout = layout
         self._free_text_tokens = free_text_tokens
         self._field_tokens = 0  # written since the field's name
         self._bytes = bytearray()
         self._bitmask = xgrammar.allocate_token_bitmask(1, vocabulary.first_code)
         self._matcher = xgrammar.GrammarMatcher(
-            vocabulary.compiler.compile_regex(form.regex),
-            terminate_without_stop_token=not form.has_lyrics,
+            vocabulary.compiler.compile_regex(layout.regex),
+            terminate_without_stop_token=not layout.has_lyrics,
         )
 
     @property
@@ -168,7 +169,7 @@ class Grammar:
             certain += 1
         return tokens[:certain]
 
-    def allowed(self) -> Allowed:
+    def allowed(self) -> AllowedTokens:
         mask = torch.zeros(self._vocabulary.size, dtype=torch.bool)
         self._matcher.fill_next_token_bitmask(self._bitmask)
         bits = np.unpackbits(self._bitmask.numpy().view(np.uint8), bitorder="little")
@@ -193,7 +194,7 @@ class Grammar:
 
     def _forced_text(self) -> str:
         if self._field_tokens >= self._free_text_tokens and self._field in ("caption", "genres"):
-            fields = self._form.fields
+            fields = self._layout.fields
             ending = f"\n{fields[fields.index(self._field) + 1]}:"
             if self._matcher.fork().accept_string(ending):  # not within a character or indent
                 return ending
@@ -203,7 +204,7 @@ class Grammar:
             return ""
 
 
-class CodesPhase:
+class AudioCodeConstraint:
     """The state of one sequence that writes exactly `count` audio codes and then ends."""
 
     is_greedy = False
@@ -220,7 +221,7 @@ class CodesPhase:
         choices = self._choices
         return [choices.start] if len(choices) == 1 else []
 
-    def allowed(self) -> Allowed:
+    def allowed(self) -> AllowedTokens:
         mask = torch.zeros(self._vocabulary.size, dtype=torch.bool)
         mask[self._choices.start : self._choices.stop] = True
         return mask

@@ -193,7 +193,7 @@ class Looping:
         self.vocabulary = vocabulary
 
     def generate(self, task: Task, on_token: OnToken) -> list[list[int]]:
-        return [[self.vocabulary.first_code] * task.max_tokens for _ in task.phases]
+        return [[self.vocabulary.first_code] * task.max_tokens for _ in task.constraints]
 
     def close(self) -> None:
         raise AssertionError("nobody asked for this")

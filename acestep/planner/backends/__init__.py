@@ -1,6 +1,6 @@
 """Engines that continue the planner's prompts, behind one small interface.
 
-An engine knows token ids, phases and numbers; what they mean is the planner's business.
+An engine knows token ids, token constraints and numbers; what they mean is the planner's business.
 """
 
 import logging
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from acestep.errors import CheckpointError, Unavailable, UnsoundResult
 from acestep.models.config import CONFIG_FILE, Qwen3Config
-from acestep.planner.grammar import Phase
+from acestep.planner.grammar import TokenConstraint
 from acestep.planner.sampling import Sampling
 from acestep.planner.vocabulary import Vocabulary
 
@@ -27,19 +27,19 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Task:
-    """One prompt, continued once per phase: the takes of a request.
+    """One prompt, continued once per constraint: the takes of a request.
 
     Attributes:
         conditional: token ids of the prompt.
         unconditional: token ids to steer away from; unused while `scale` is 1.
-        phases: one fresh grammar state per take; it says what may be written, and when to stop.
+        constraints: a fresh one per take; it says what may be written, and when to stop.
         seeds: one per take. Take k's chance comes from its seed and `name` alone.
         max_tokens: how many tokens one take may write at most; reserves the cache.
     """
 
     conditional: Sequence[int]
     unconditional: Sequence[int]
-    phases: Sequence[Phase]
+    constraints: Sequence[TokenConstraint]
     seeds: Sequence[int]
     name: str
     sampling: Sampling
@@ -57,10 +57,10 @@ class Backend(Protocol):
     def vocabulary(self) -> Vocabulary: ...
 
     def generate(self, task: Task, on_token: OnToken) -> list[list[int]]:
-        """What each take wrote, the end token included where the phase asks for one.
+        """What each take wrote, the end token included where the constraint asks for one.
 
         The same task gives the same tokens on the same device, and a take is the same alone and
-        among others. Temperature rests while a phase is greedy.
+        among others. Temperature rests while a constraint is greedy.
 
         Args:
             on_token: called with 0 while the prompt is read, and forced tokens behind it; with more

@@ -17,7 +17,7 @@ from torch import Tensor
 from acestep.models.load import load_qwen3
 from acestep.planner.backends import OnToken, Task, read_planner, require_sound
 from acestep.planner.backends.decoder import Decoder, Dense, Rows, fitting_dtype
-from acestep.planner.grammar import CodesPhase, Phase
+from acestep.planner.grammar import AudioCodeConstraint, TokenConstraint
 from acestep.planner.sampling import Logits, draw, guide, is_sound, sample
 from acestep.planner.vocabulary import Vocabulary
 
@@ -33,7 +33,7 @@ class PtBackend:
     def __init__(self, vocabulary: Vocabulary, decoder: Decoder) -> None:
         self.vocabulary = vocabulary
         self._decoder = decoder
-        self._code_rows = CodesPhase(vocabulary, count=0).rows
+        self._code_rows = AudioCodeConstraint(vocabulary, count=0).rows
         self._code_head = decoder.head(self._code_rows, pack=True)
 
     @classmethod
@@ -68,12 +68,16 @@ class PtBackend:
         the same result in batches of any size. oneDNN's do, on CPUs; on GPUs the last bit can
         differ, and then a draw that falls between two tokens may fall to the other one.
         """
-        if not task.phases:
+        if not task.constraints:
             return []
         rows = self._read_prompts(task, lambda: on_token(0, task.max_tokens))
-        head = self._head(task.phases[0].rows)
-        codes = [phase for phase in task.phases if isinstance(phase, CodesPhase)]
-        if len(codes) == len(task.phases):
+        head = self._head(task.constraints[0].rows)
+        codes = [
+            constraint
+            for constraint in task.constraints
+            if isinstance(constraint, AudioCodeConstraint)
+        ]
+        if len(codes) == len(task.constraints):
             return _write_codes(task, codes, rows, head, on_token)
         return _write_text(task, rows, head, on_token)
 
@@ -88,7 +92,7 @@ class PtBackend:
         longest = max(len(prompt) for prompt in prompts)
         rows = Rows(self._decoder, len(prompts), longest)
         rows.read(prompts, on_piece)
-        return rows.repeat(len(task.phases), longest + task.max_tokens)
+        return rows.repeat(len(task.constraints), longest + task.max_tokens)
 
 
 def _write_text(task: Task, rows: Rows, head: Dense, on_token: OnToken) -> list[list[int]]:
@@ -97,22 +101,22 @@ def _write_text(task: Task, rows: Rows, head: Dense, on_token: OnToken) -> list[
     Takes need not be in step with each other; one that is done idles. Forced tokens count as
     progress once they have been read, which takes as long as reading a prompt.
     """
-    takes = len(task.phases)
+    takes = len(task.constraints)
     branches = len(rows.lengths) // takes
     device = rows.states.device
     draws = draw(task.seeds, task.name, task.max_tokens).to(device)
-    written: list[list[int]] = [[] for _ in task.phases]
-    unread: list[list[int]] = [[] for _ in task.phases]
+    written: list[list[int]] = [[] for _ in task.constraints]
+    unread: list[list[int]] = [[] for _ in task.constraints]
     done = 0
     while True:
-        for phase, tokens, run in zip(task.phases, written, unread, strict=True):
-            forced = _accept_forced(phase, task.max_tokens - len(tokens))
+        for constraint, tokens, run in zip(task.constraints, written, unread, strict=True):
+            forced = _accept_forced(constraint, task.max_tokens - len(tokens))
             tokens += forced
             run += forced
         active = [
             take
-            for take, phase in enumerate(task.phases)
-            if not phase.is_done and len(written[take]) < task.max_tokens
+            for take, constraint in enumerate(task.constraints)
+            if not constraint.is_done and len(written[take]) < task.max_tokens
         ]
         if not active:
             on_token(max(len(tokens) for tokens in written), task.max_tokens)
@@ -120,26 +124,34 @@ def _write_text(task: Task, rows: Rows, head: Dense, on_token: OnToken) -> list[
         runs = [unread[take] if take in active else [] for take in range(takes)] * branches
         rows.read(runs, lambda done=done: on_token(done, task.max_tokens))
         places = [branch * takes + take for branch in range(branches) for take in active]
-        phases = [task.phases[take] for take in active]
-        allowed = torch.stack([phase.allowed()[phase.rows] for phase in phases]).to(device)
-        greedy = torch.tensor([phase.is_greedy for phase in phases], device=device)
+        constraints = [task.constraints[take] for take in active]
+        allowed = torch.stack(
+            [constraint.allowed()[constraint.rows] for constraint in constraints]
+        ).to(device)
+        greedy = torch.tensor([constraint.is_greedy for constraint in constraints], device=device)
         logits = _guided(head(rows.states[places]), task.scale)
         require_sound(is_sound(logits, allowed))
         chance = draws[active, [len(written[take]) for take in active]]
-        picked = sample(logits, task.sampling, chance, allowed, greedy) + task.phases[0].rows.start
+        picked = (
+            sample(logits, task.sampling, chance, allowed, greedy) + task.constraints[0].rows.start
+        )
         for take, token in zip(active, picked.tolist(), strict=True):
-            task.phases[take].accept(token)
+            task.constraints[take].accept(token)
             written[take].append(token)
             unread[take] = [token]
         done = max(len(tokens) for tokens in written)
 
 
 def _write_codes(
-    task: Task, phases: Sequence[CodesPhase], rows: Rows, head: Dense, on_token: OnToken
+    task: Task,
+    constraints: Sequence[AudioCodeConstraint],
+    rows: Rows,
+    head: Dense,
+    on_token: OnToken,
 ) -> list[list[int]]:
     """As many codes as the longest take has, for all; a shorter take's surplus is dropped."""
     device = rows.states.device
-    count = max(phase.count for phase in phases)
+    count = max(constraint.count for constraint in constraints)
     if count > task.max_tokens:
         raise ValueError(f"{count} codes were asked for, but room for {task.max_tokens} tokens.")
     steps = _CodeSteps(task, rows, head, count)
@@ -158,8 +170,8 @@ def _write_codes(
     if count:
         require_sound(is_sound(steps.logits))
     written = [
-        _accept_codes(phase, codes)
-        for phase, codes in zip(phases, steps.written.tolist(), strict=True)
+        _accept_codes(constraint, codes)
+        for constraint, codes in zip(constraints, steps.written.tolist(), strict=True)
     ]
     on_token(max(len(tokens) for tokens in written), task.max_tokens)
     return written
@@ -170,7 +182,7 @@ class _CodeSteps:
 
     def __init__(self, task: Task, rows: Rows, head: Dense, count: int) -> None:
         device = rows.states.device
-        takes, codes = len(task.phases), task.phases[0].rows
+        takes, codes = len(task.constraints), task.constraints[0].rows
         self.written: Int[Tensor, "take code"] = torch.zeros(
             takes, count, dtype=torch.long, device=device
         )
@@ -219,19 +231,19 @@ class _Graphed:
                 self._step(extent)
 
 
-def _accept_codes(phase: CodesPhase, codes: Sequence[int]) -> list[int]:
-    tokens = [phase.rows.start + code for code in codes[: phase.count]]
+def _accept_codes(constraint: AudioCodeConstraint, codes: Sequence[int]) -> list[int]:
+    tokens = [constraint.rows.start + code for code in codes[: constraint.count]]
     for token in tokens:
-        phase.accept(token)
-    return tokens + _accept_forced(phase, most=1)
+        constraint.accept(token)
+    return tokens + _accept_forced(constraint, most=1)
 
 
-def _accept_forced(phase: Phase, most: int) -> list[int]:
-    """The tokens a phase has no choice about, at most so many; it goes on from the last."""
+def _accept_forced(constraint: TokenConstraint, most: int) -> list[int]:
+    """The tokens a constraint has no choice about, at most so many; it goes on from the last."""
     accepted: list[int] = []
-    while len(accepted) < most and (forced := phase.forced()):
+    while len(accepted) < most and (forced := constraint.forced()):
         for token in forced[: most - len(accepted)]:
-            phase.accept(token)
+            constraint.accept(token)
             accepted.append(token)
     return accepted
 

@@ -36,7 +36,7 @@ from acestep.planner.backends.vllm_guidance import (
     processor,
     write,
 )
-from acestep.planner.grammar import CodesPhase
+from acestep.planner.grammar import AudioCodeConstraint
 from acestep.planner.sampling import Sampling
 from acestep.planner.vocabulary import Vocabulary
 from acestep.request.values import CODE_RATE, MAX_TAKES
@@ -115,7 +115,7 @@ def try_out(folder: str, device: str, dtype: str) -> None:
     task = Task(
         conditional=vocabulary.encode("A calm piano melody."),
         unconditional=vocabulary.encode("Noise."),
-        phases=[CodesPhase(vocabulary, count=CODE_RATE)],
+        constraints=[AudioCodeConstraint(vocabulary, count=CODE_RATE)],
         seeds=[0],
         name="planner/trial",
         sampling=Sampling(),

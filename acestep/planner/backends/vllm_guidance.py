@@ -23,7 +23,7 @@ from torch import Tensor
 
 from acestep.errors import UnsoundResult
 from acestep.planner.backends import OnToken, Task, require_sound
-from acestep.planner.grammar import CodesPhase, Phase
+from acestep.planner.grammar import AudioCodeConstraint, TokenConstraint
 from acestep.planner.sampling import Logits, draw, guide, is_sound, sample
 
 SEAT = "acestep_seat"  # key of a request's extra arguments: which take's which branch it is
@@ -71,7 +71,7 @@ class Take:
     """One text in the making.
 
     Attributes:
-        written: what the phase has accepted. Forced tokens are in it before the engine has them.
+        written: what the constraint has accepted; forced tokens even before the engine has them.
         read: how many of those the engine has.
         is_starting: the engine has not read the prompt yet.
         has_begun: the engine has given a token, since the take's very start.
@@ -80,7 +80,7 @@ class Take:
 
     key: str
     place: int
-    phase: Phase
+    constraint: TokenConstraint
     max_tokens: int
     written: list[int] = field(default_factory=list)
     read: int = 0
@@ -94,7 +94,7 @@ class Take:
 
     @property
     def is_done(self) -> bool:
-        return self.phase.is_done or len(self.written) >= self.max_tokens
+        return self.constraint.is_done or len(self.written) >= self.max_tokens
 
     @property
     def done(self) -> int:
@@ -117,12 +117,12 @@ class Take:
         self.read += 1
 
     def _accept_forced(self) -> None:
-        while not self.is_done and (forced := self.phase.forced()):
+        while not self.is_done and (forced := self.constraint.forced()):
             for token in forced[: self.max_tokens - len(self.written)]:
                 self._write(token)
 
     def _write(self, token: int) -> None:
-        self.phase.accept(token)
+        self.constraint.accept(token)
         self.written.append(token)
 
 
@@ -146,8 +146,8 @@ class Guidance:
         self._branches = range(1 if task.scale == 1 else 2)
         self._draws = draw(task.seeds, task.name, task.max_tokens)
         takes = [
-            Take(f"{self._runs}.{place}", place, phase, task.max_tokens)
-            for place, phase in enumerate(task.phases)
+            Take(f"{self._runs}.{place}", place, constraint, task.max_tokens)
+            for place, constraint in enumerate(task.constraints)
         ]
         self._takes = {take.key: take for take in takes}
         return takes
@@ -181,15 +181,15 @@ class Guidance:
         self, logits: Logits, at: Int[Tensor, "take branch"], takes: Sequence[Take]
     ) -> Int[Tensor, " take"]:
         """One token per take, whose rows of the logits are `at`."""
-        rows, device = takes[0].phase.rows, logits.device
+        rows, device = takes[0].constraint.rows, logits.device
         guided = logits[at[:, 0], rows]
         if self._task.scale != 1:
             guided = guide(guided, logits[at[:, 1], rows], self._task.scale)
         allowed = greedy = None  # every code may follow a code
-        if not all(isinstance(take.phase, CodesPhase) for take in takes):
-            masks = [take.phase.allowed()[take.phase.rows] for take in takes]
+        if not all(isinstance(take.constraint, AudioCodeConstraint) for take in takes):
+            masks = [take.constraint.allowed()[take.constraint.rows] for take in takes]
             allowed = torch.stack(masks).to(device)
-            greedy = torch.tensor([take.phase.is_greedy for take in takes], device=device)
+            greedy = torch.tensor([take.constraint.is_greedy for take in takes], device=device)
         self.sound = is_sound(guided, allowed)
         steps = [len(take.written) for take in takes]
         chance = self._draws[[take.place for take in takes], steps].to(device)

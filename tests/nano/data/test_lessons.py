@@ -7,7 +7,7 @@ import pytest
 
 from acestep.checkpoints.catalogue import Catalogue
 from acestep.planner.backends import OnToken, Task
-from acestep.planner.grammar import CodesPhase
+from acestep.planner.grammar import AudioCodeConstraint
 from acestep.planner.planner import Planner
 from acestep.planner.think_block import codes_from_text, from_text
 from acestep.planner.vocabulary import Vocabulary
@@ -32,16 +32,16 @@ class Reciter:
 
     def generate(self, task: Task, on_token: OnToken) -> list[list[int]]:
         self.tasks.append(task)
-        (phase,) = task.phases
-        while isinstance(phase, CodesPhase) and self.rest[0] < phase.rows.start:
+        (constraint,) = task.constraints
+        while isinstance(constraint, AudioCodeConstraint) and self.rest[0] < constraint.rows.start:
             del self.rest[0]  # the blank line before the codes, which the product writes itself
         written: list[int] = []
-        while not phase.is_done:
-            forced = phase.forced()
+        while not constraint.is_done:
+            forced = constraint.forced()
             assert self.rest[: len(forced)] == forced
             token = self.rest.pop(0)
-            assert phase.allowed()[token]
-            phase.accept(token)
+            assert constraint.allowed()[token]
+            constraint.accept(token)
             written.append(token)
             on_token(len(written), task.max_tokens)
         return [written]

@@ -18,7 +18,12 @@ from acestep.models.load import load_qwen3
 from acestep.planner.backends import Task
 from acestep.planner.backends.decoder import PIECE, Decoder, Dense, Rows, fitting_dtype
 from acestep.planner.backends.pt import PtBackend, _CodeSteps
-from acestep.planner.grammar import CodesPhase, Form, Grammar, Phase
+from acestep.planner.grammar import (
+    AudioCodeConstraint,
+    BlockLayout,
+    MetadataGrammar,
+    TokenConstraint,
+)
 from acestep.planner.sampling import Sampling, draw, guide, sample
 from acestep.planner.vocabulary import Vocabulary
 from acestep.request import Plan
@@ -79,10 +84,10 @@ def backend(planner_folder: MakeFolder) -> PtBackend:
 
 @pytest.fixture
 def task(vocabulary: Vocabulary) -> MakeTask:
-    """A maker of tasks: codes unless given other phases; prompts of different lengths."""
+    """A maker of tasks: codes unless given other constraints; prompts of different lengths."""
 
     def make(
-        *phases: Phase,
+        *constraints: TokenConstraint,
         codes: int = 24,
         takes: int = 1,
         seed: int = 5,
@@ -95,12 +100,14 @@ def task(vocabulary: Vocabulary) -> MakeTask:
             torch.randint(vocabulary.first_code, (length,), generator=random).tolist()
             for length in (prompt, 9)
         )
-        phases = phases or tuple(CodesPhase(vocabulary, codes) for _ in range(takes))
+        constraints = constraints or tuple(
+            AudioCodeConstraint(vocabulary, codes) for _ in range(takes)
+        )
         return Task(
             conditional,
             unconditional,
-            phases,
-            seeds=range(seed, seed + len(phases)),
+            constraints,
+            seeds=range(seed, seed + len(constraints)),
             name="codes",
             sampling=sampling,
             scale=scale,
@@ -111,48 +118,48 @@ def task(vocabulary: Vocabulary) -> MakeTask:
 
 
 @pytest.fixture
-def grammar(vocabulary: Vocabulary) -> Callable[..., Grammar]:
-    """A maker of phases that write a short block."""
-    return lambda **form: Grammar(vocabulary, Form(**form), free_text_tokens=6)
+def grammar(vocabulary: Vocabulary) -> Callable[..., MetadataGrammar]:
+    """A maker of constraints that write a short block."""
+    return lambda **layout: MetadataGrammar(vocabulary, BlockLayout(**layout), free_text_tokens=6)
 
 
 class Wrapped:
-    """A phase with something changed; not a `CodesPhase`, so it is written token by token."""
+    """A constraint with something changed; no `AudioCodeConstraint`, so written token by token."""
 
     def __init__(
-        self, phase: Phase, *, is_greedy: bool = False, hides_forced: bool = False
+        self, constraint: TokenConstraint, *, is_greedy: bool = False, hides_forced: bool = False
     ) -> None:
-        self._phase = phase
+        self._constraint = constraint
         self._is_greedy = is_greedy
         self._hides_forced = hides_forced
         self._hidden: list[int] = []
 
     @property
     def rows(self) -> slice:
-        return self._phase.rows
+        return self._constraint.rows
 
     @property
     def is_done(self) -> bool:
-        return self._phase.is_done
+        return self._constraint.is_done
 
     @property
     def is_greedy(self) -> bool:
-        return self._is_greedy or self._phase.is_greedy
+        return self._is_greedy or self._constraint.is_greedy
 
     def forced(self) -> list[int]:
-        return [] if self._hides_forced else self._phase.forced()
+        return [] if self._hides_forced else self._constraint.forced()
 
     def allowed(self) -> torch.Tensor:
-        allowed = self._phase.allowed()
+        allowed = self._constraint.allowed()
         if self._hides_forced:
-            self._hidden = self._hidden or self._phase.forced()
+            self._hidden = self._hidden or self._constraint.forced()
         if self._hidden:
             allowed = torch.zeros_like(allowed)
             allowed[self._hidden.pop(0)] = True
         return allowed
 
     def accept(self, token: int) -> None:
-        self._phase.accept(token)
+        self._constraint.accept(token)
 
 
 class Recorded(Decoder):
@@ -178,7 +185,7 @@ def ignore(done: int, total: int) -> None:
 @torch.no_grad()
 def loop(model: Qwen3ForCausalLM, task: Task) -> list[int]:
     """One take by the book: whole sequences, each branch alone, the whole head, masked."""
-    (phase,) = task.phases
+    (constraint,) = task.constraints
     draws = draw(task.seeds, task.name, task.max_tokens)
     written: list[int] = []
     forced: list[int] = []
@@ -186,19 +193,19 @@ def loop(model: Qwen3ForCausalLM, task: Task) -> list[int]:
     def logits(prompt: Sequence[int]) -> torch.Tensor:
         return model(torch.tensor([[*prompt, *written]])).logits[:, -1]
 
-    while not phase.is_done:
-        if forced := forced or phase.forced():
+    while not constraint.is_done:
+        if forced := forced or constraint.forced():
             token = forced.pop(0)
         else:
             scores = logits(task.conditional)
             if task.scale != 1:
                 scores = guide(scores, logits(task.unconditional), task.scale)
             allowed = torch.zeros(scores.shape, dtype=torch.bool)
-            allowed[0, : len(phase.allowed())] = phase.allowed()
+            allowed[0, : len(constraint.allowed())] = constraint.allowed()
             chance = draws[:, len(written)]
-            sampling = GREEDY if phase.is_greedy else task.sampling
+            sampling = GREEDY if constraint.is_greedy else task.sampling
             token = int(sample(scores, sampling, chance, allowed))
-        phase.accept(token)
+        constraint.accept(token)
         written.append(token)
     return written
 
@@ -226,10 +233,10 @@ def test_the_block_equals_that_of_a_transformers_loop(
     model = Qwen3ForCausalLM.from_pretrained(folder).eval()
     given = Plan(bpm=96)
     expected = loop(model, task(grammar(given=given), sampling=sampling))
-    phase = grammar(given=given)
+    constraint = grammar(given=given)
     backend = PtBackend.load(folder, dtype=torch.float32)
-    assert backend.generate(task(phase, sampling=sampling), ignore) == [expected]
-    assert phase.is_done and phase.text.startswith("<think>\nbpm: 96\ncaption:")
+    assert backend.generate(task(constraint, sampling=sampling), ignore) == [expected]
+    assert constraint.is_done and constraint.text.startswith("<think>\nbpm: 96\ncaption:")
 
 
 def test_a_prompt_longer_than_one_piece_is_read_whole(
@@ -294,25 +301,25 @@ def test_takes_in_a_batch_are_the_takes_alone(backend: PtBackend, task: MakeTask
 
 
 def test_blocks_in_a_batch_are_the_blocks_alone(backend: PtBackend, task: MakeTask, grammar):
-    forms = [{}, {"given": Plan(duration=60)}, {"has_genres": True}, {}]
+    layouts = [{}, {"given": Plan(duration=60)}, {"has_genres": True}, {}]
     sampling = Sampling(temperature=1.0)
-    phases = [grammar(**form) for form in forms]
-    together = backend.generate(task(*phases, sampling=sampling), ignore)
-    for take, form in enumerate(forms):
-        alone = backend.generate(task(grammar(**form), seed=5 + take, sampling=sampling), ignore)
+    constraints = [grammar(**layout) for layout in layouts]
+    together = backend.generate(task(*constraints, sampling=sampling), ignore)
+    for take, layout in enumerate(layouts):
+        alone = backend.generate(task(grammar(**layout), seed=5 + take, sampling=sampling), ignore)
         assert together[take] == alone[0]
     assert len({len(take) for take in together}) > 1
-    assert all(phase.is_done for phase in phases)
+    assert all(constraint.is_done for constraint in constraints)
 
 
 def test_takes_may_have_different_numbers_of_codes(
     backend: PtBackend, task: MakeTask, vocabulary: Vocabulary
 ):
-    phases = [CodesPhase(vocabulary, count) for count in (7, 20, 0)]
-    seven, twenty, none = backend.generate(task(*phases), ignore)
+    constraints = [AudioCodeConstraint(vocabulary, count) for count in (7, 20, 0)]
+    seven, twenty, none = backend.generate(task(*constraints), ignore)
     assert (len(seven), len(twenty), none) == (8, 21, [vocabulary.end])
     assert seven[:7] == twenty[:7] and seven[7] == vocabulary.end
-    assert [len(phase.codes) for phase in phases] == [7, 20, 0]
+    assert [len(constraint.codes) for constraint in constraints] == [7, 20, 0]
 
 
 def test_codes_written_on_the_device_are_those_written_token_by_token(
@@ -320,8 +327,8 @@ def test_codes_written_on_the_device_are_those_written_token_by_token(
 ):
     options = {"sampling": Sampling(), "seed": 8}
     fast = backend.generate(task(codes=50, takes=2, **options), ignore)
-    phases = [Wrapped(CodesPhase(vocabulary, 50)) for _ in range(2)]
-    assert backend.generate(task(*phases, **options), ignore) == fast
+    constraints = [Wrapped(AudioCodeConstraint(vocabulary, 50)) for _ in range(2)]
+    assert backend.generate(task(*constraints, **options), ignore) == fast
 
 
 def test_forced_runs_read_in_one_step_change_nothing(
@@ -335,12 +342,14 @@ def test_forced_runs_read_in_one_step_change_nothing(
     assert steps < len(shapes) - steps == len(in_runs[0])  # the prompt, all tokens but the last
 
 
-def test_a_greedy_phase_is_greedy_beside_one_that_is_not(
+def test_a_greedy_constraint_is_greedy_beside_one_that_is_not(
     backend: PtBackend, task: MakeTask, vocabulary: Vocabulary
 ):
     def written(sampling: Sampling, *are_greedy: bool) -> list[list[int]]:
-        phases = [Wrapped(CodesPhase(vocabulary, 20), is_greedy=is_it) for is_it in are_greedy]
-        return backend.generate(task(*phases, sampling=sampling), ignore)
+        constraints = [
+            Wrapped(AudioCodeConstraint(vocabulary, 20), is_greedy=is_it) for is_it in are_greedy
+        ]
+        return backend.generate(task(*constraints, sampling=sampling), ignore)
 
     hot = Sampling(2.0, top_p=1.0)
     likeliest, drawn = written(GREEDY, False)[0], written(hot, False, False)[1]
@@ -378,18 +387,18 @@ def test_more_codes_than_there_is_room_for_are_refused(backend: PtBackend, task:
 
 
 def test_text_without_an_end_stops_at_the_limit(backend: PtBackend, task: MakeTask, grammar):
-    phase = grammar(has_lyrics=True)
-    (written,) = backend.generate(replace(task(phase), max_tokens=130), ignore)
-    assert len(written) == 130 and not phase.is_done
+    constraint = grammar(has_lyrics=True)
+    (written,) = backend.generate(replace(task(constraint), max_tokens=130), ignore)
+    assert len(written) == 130 and not constraint.is_done
 
 
 def test_progress_is_told_often_and_ends_with_the_last_token(
     backend: PtBackend, task: MakeTask, grammar
 ):
-    for phase in ((), (grammar(),)):
+    for constraint in ((), (grammar(),)):
         told: list[tuple[int, int]] = []
         (written,) = backend.generate(
-            task(*phase, codes=50), lambda done, total, told=told: told.append((done, total))
+            task(*constraint, codes=50), lambda done, total, told=told: told.append((done, total))
         )
         done = [count for count, _ in told]
         assert done[0] == 0 and done[-1] == len(written) and done == sorted(done)
@@ -420,9 +429,9 @@ def test_raising_from_the_progress_call_stops_at_once(
             raise Cancelled(f"at {done}")
 
     expected = backend.generate(task(codes=60), ignore)
-    for phase in ((), (Wrapped(CodesPhase(vocabulary, 60)),)):
+    for constraint in ((), (Wrapped(AudioCodeConstraint(vocabulary, 60)),)):
         with pytest.raises(Cancelled, match=f"at {last}"):
-            backend.generate(task(*phase, codes=60), cancel)
+            backend.generate(task(*constraint, codes=60), cancel)
     assert backend.generate(task(codes=60), ignore) == expected
 
 
@@ -490,7 +499,7 @@ def test_a_step_of_codes_never_looks_at_the_device(
     network = load_qwen3(planner_folder("0.6B"), torch.float32).to("meta")
     decoder = Decoder(network)
     rows = Rows(decoder, count=4, capacity=50)
-    head = decoder.head(CodesPhase(vocabulary, 8).rows, pack=True)
+    head = decoder.head(AudioCodeConstraint(vocabulary, 8).rows, pack=True)
     steps = _CodeSteps(task(takes=2, sampling=sampling), rows, head, count=8)
     fixed = [id(tensor) for tensor in (rows.states, steps.written, steps.logits)]
     steps.pick()
@@ -513,10 +522,10 @@ def test_steps_replayed_by_the_gpu_are_those_it_is_told_one_by_one(
     backend = PtBackend.load(planner_folder("4B"), device="cuda", dtype=torch.float32)
     count = 600  # three graphs: attention reaches 256, 512 and then 768 tokens far
 
-    def written(*phases: Phase) -> list[list[int]]:
-        wanted = task(*phases, codes=count, takes=takes, sampling=sampling)
+    def written(*constraints: TokenConstraint) -> list[list[int]]:
+        wanted = task(*constraints, codes=count, takes=takes, sampling=sampling)
         return backend.generate(replace(wanted, max_tokens=count + 1), ignore)
 
-    told = written(*(Wrapped(CodesPhase(vocabulary, count)) for _ in range(takes)))
+    told = written(*(Wrapped(AudioCodeConstraint(vocabulary, count)) for _ in range(takes)))
     assert written() == told
     assert written() == told

@@ -21,7 +21,7 @@ from acestep.planner.backends import Backend, Task
 from acestep.planner.backends.pt import PtBackend
 from acestep.planner.backends.vllm import TRIAL, USUAL_TOKENS, VllmBackend
 from acestep.planner.backends.vllm_guidance import ProcessorV2, processor
-from acestep.planner.grammar import CodesPhase, Form, Grammar
+from acestep.planner.grammar import AudioCodeConstraint, BlockLayout, MetadataGrammar
 from acestep.planner.planner import Planner
 from acestep.planner.sampling import Sampling
 from acestep.progress import CancelToken, Progress, Reporter
@@ -86,7 +86,7 @@ def make_codes(pt: PtBackend) -> Callable[..., Task]:
         return Task(
             conditional=encode("warm lo-fi beat with dusty drums and mellow electric piano"),
             unconditional=encode("NO USER INPUT"),
-            phases=[CodesPhase(pt.vocabulary, count) for _ in range(takes)],
+            constraints=[AudioCodeConstraint(pt.vocabulary, count) for _ in range(takes)],
             seeds=range(takes),
             name="planner/codes",
             sampling=sampling,
@@ -134,11 +134,13 @@ def test_it_writes_the_block_that_pytorch_writes(
     vllm: VllmBackend, pt: PtBackend, scale: float
 ) -> None:
     def write(backend: Backend) -> str:
-        grammar = Grammar(backend.vocabulary, Form(given=Plan(bpm=96)), free_text_tokens=8)
+        grammar = MetadataGrammar(
+            backend.vocabulary, BlockLayout(given=Plan(bpm=96)), free_text_tokens=8
+        )
         task = Task(
             conditional=backend.vocabulary.encode("# Caption\nsynth-pop ballad\n"),
             unconditional=backend.vocabulary.encode("# Caption\n"),
-            phases=[grammar],
+            constraints=[grammar],
             seeds=[3],
             name="planner/metadata",
             sampling=SAMPLED,

@@ -33,7 +33,12 @@ from acestep.planner.backends.vllm_guidance import (
     processor,
     write,
 )
-from acestep.planner.grammar import CodesPhase, Form, Grammar, Phase
+from acestep.planner.grammar import (
+    AudioCodeConstraint,
+    BlockLayout,
+    MetadataGrammar,
+    TokenConstraint,
+)
 from acestep.planner.sampling import Sampling, draw, guide, sample
 from acestep.planner.vocabulary import Vocabulary
 from acestep.request import Plan
@@ -54,23 +59,23 @@ def network(history: Sequence[int], vocab: int) -> Tensor:
 def plain_loop(task: Task, vocab: int) -> list[list[int]]:
     """One take after the other, one token at a time."""
     texts = []
-    for phase, seed in zip(task.phases, task.seeds, strict=True):
+    for constraint, seed in zip(task.constraints, task.seeds, strict=True):
         chance = draw([seed], task.name, task.max_tokens)
         text: list[int] = []
-        while not phase.is_done and len(text) < task.max_tokens:
-            tokens = phase.forced()
+        while not constraint.is_done and len(text) < task.max_tokens:
+            tokens = constraint.forced()
             if not tokens:
                 logits = network([*task.conditional, *text], vocab)[None]
                 if task.scale != 1:
                     away = network([*task.unconditional, *text], vocab)[None]
                     logits = guide(logits, away, task.scale)
-                allowed = phase.allowed()[None, phase.rows]
+                allowed = constraint.allowed()[None, constraint.rows]
                 chances = chance[:, len(text)]
-                sampling = GREEDY if phase.is_greedy else task.sampling
-                picked = sample(logits[:, phase.rows], sampling, chances, allowed)
-                tokens = [int(picked) + phase.rows.start]
+                sampling = GREEDY if constraint.is_greedy else task.sampling
+                picked = sample(logits[:, constraint.rows], sampling, chances, allowed)
+                tokens = [int(picked) + constraint.rows.start]
             for token in tokens:
-                phase.accept(token)
+                constraint.accept(token)
                 text.append(token)
         texts.append(text)
     return texts
@@ -223,24 +228,28 @@ class Setting:
         sampling: Sampling = GREEDY,
         scale: float = 2.5,
     ) -> Task:
-        phases = [CodesPhase(self.vocabulary, count) for _ in range(takes)]
-        return self.task(phases, sampling, scale, count + 1)
+        constraints = [AudioCodeConstraint(self.vocabulary, count) for _ in range(takes)]
+        return self.task(constraints, sampling, scale, count + 1)
 
-    def text(self, takes: int = 1, sampling: Sampling = GREEDY, **form: object) -> Task:
-        phases = [
-            Grammar(self.vocabulary, Form(**form), free_text_tokens=5)  # pyright: ignore[reportArgumentType]
+    def text(self, takes: int = 1, sampling: Sampling = GREEDY, **layout: object) -> Task:
+        constraints = [
+            MetadataGrammar(self.vocabulary, BlockLayout(**layout), free_text_tokens=5)  # pyright: ignore[reportArgumentType]
             for _ in range(takes)
         ]
-        return self.task(phases, sampling, 2.5, 60)
+        return self.task(constraints, sampling, 2.5, 60)
 
     def task(
-        self, phases: Sequence[Phase], sampling: Sampling, scale: float, max_tokens: int
+        self,
+        constraints: Sequence[TokenConstraint],
+        sampling: Sampling,
+        scale: float,
+        max_tokens: int,
     ) -> Task:
         return Task(
             conditional=self.vocabulary.encode("A calm piano melody, with strings and drums."),
             unconditional=self.vocabulary.encode("drums"),
-            phases=phases,
-            seeds=range(len(phases)),
+            constraints=constraints,
+            seeds=range(len(constraints)),
             name="codes",
             sampling=sampling,
             scale=scale,
@@ -275,11 +284,11 @@ def test_takes_are_what_a_plain_loop_writes(
 def test_a_block_keeps_to_its_grammar_and_its_language_is_the_likeliest(
     setting: Setting, runner: type
 ) -> None:
-    form = {"given": Plan(bpm=96, vocal_language="en")}
+    layout = {"given": Plan(bpm=96, vocal_language="en")}
     guidance = Guidance()
     engine = FakeVllm(guidance, runner, setting.vocab)
-    written = write(setting.text(2, SAMPLED, **form), engine, guidance, ignore)
-    assert written == plain_loop(setting.text(2, SAMPLED, **form), setting.vocab)
+    written = write(setting.text(2, SAMPLED, **layout), engine, guidance, ignore)
+    assert written == plain_loop(setting.text(2, SAMPLED, **layout), setting.vocab)
     text = setting.vocabulary.decode(written[0])
     assert text.startswith("<think>\nbpm: 96\ncaption:") and "\nlanguage: en\n" in text
 
@@ -388,7 +397,7 @@ def test_nothing_counts_as_written_while_the_prompt_is_read(setting: Setting) ->
     engine = SlowReader(guidance, ProcessorV2, setting.vocab)
     seen: list[int] = []
     task = setting.text(given=Plan(bpm=90))
-    assert task.phases[0].forced(), "behind the prompt"
+    assert task.constraints[0].forced(), "behind the prompt"
     (written,) = write(task, engine, guidance, lambda done, total: seen.append(done))
     assert seen[0] == 0 and 0 not in seen[1:] and seen[-1] == len(written)
 
