@@ -22,11 +22,11 @@ from transformers import Qwen3Config as ReferenceConfig
 
 from acestep.models.config import Qwen3Config
 from acestep.models.qwen3 import Qwen3
-from acestep.planner.backends import Task
+from acestep.planner.backends import Continuation
 from acestep.planner.backends.decoder import Decoder, fitting_dtype
 from acestep.planner.backends.pt import PtBackend
 from acestep.planner.grammar import AudioCodeConstraint
-from acestep.planner.sampling import Sampling, draw, guide, sample
+from acestep.planner.sampling import Sampling, guide, sample, uniform_draws
 from acestep.planner.vocabulary import Vocabulary
 from acestep.runtime.devices import device_name
 from scripts.bench_start import bench_start
@@ -99,7 +99,7 @@ def bench_planner(size: str, dtype: torch.dtype, steps: int, rounds: int) -> Non
     def write_ours() -> None:
         constraints = [AudioCodeConstraint(vocabulary, steps)]
         backend.generate(
-            Task(
+            Continuation(
                 conditional, unconditional, constraints, [7], "codes", SAMPLING, GUIDANCE, steps + 1
             ),
             lambda done, total: ours.tick() if 0 < done <= steps else None,
@@ -108,7 +108,7 @@ def bench_planner(size: str, dtype: torch.dtype, steps: int, rounds: int) -> Non
     def write_by_hand() -> None:
         """A good loop around transformers: both branches in one batch, our sampler on the codes."""
         cache, ids = DynamicCache(config=model.config), prompts
-        draws = draw([7], "codes", steps)
+        draws = uniform_draws([7], "codes", steps)
         for step in range(steps):
             logits = model(ids, past_key_values=cache, logits_to_keep=1).logits[:, -1, codes]
             picked = sample(guide(*logits.chunk(2), GUIDANCE), SAMPLING, draws[:, step])

@@ -9,7 +9,7 @@ from dataclasses import replace
 from acestep.errors import UnsoundResult
 from acestep.planner import prompt as prompts
 from acestep.planner import think_block as plans
-from acestep.planner.backends import Backend, Task
+from acestep.planner.backends import Backend, Continuation
 from acestep.planner.grammar import (
     FREE_TEXT_TOKENS,
     AudioCodeConstraint,
@@ -185,7 +185,7 @@ class Planner:
     ) -> None:
         """Let the backend write; what it wrote is in the constraints."""
         encode = self.backend.vocabulary.encode
-        task = Task(
+        continuation = Continuation(
             conditional=encode(prompt.conditional),
             unconditional=encode(prompt.unconditional),
             constraints=constraints,
@@ -197,7 +197,7 @@ class Planner:
         )
         report("planning", 0, max_tokens)
         for tokens in watched(
-            lambda on_token: self.backend.generate(task, on_token),
+            lambda on_token: self.backend.generate(continuation, on_token),
             lambda done, total: report("planning", done, total),
         ):
             refuse_loops(tokens)

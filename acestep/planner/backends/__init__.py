@@ -26,14 +26,14 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Task:
+class Continuation:
     """One prompt, continued once per constraint: the takes of a request.
 
     Attributes:
         conditional: token ids of the prompt.
         unconditional: token ids to steer away from; unused while `scale` is 1.
         constraints: a fresh one per take; it says what may be written, and when to stop.
-        seeds: one per take. Take k's chance comes from its seed and `name` alone.
+        seeds: one per take. Take k's draws come from its seed and `name` alone.
         max_tokens: how many tokens one take may write at most; reserves the cache.
     """
 
@@ -56,11 +56,11 @@ class Backend(Protocol):
     @property
     def vocabulary(self) -> Vocabulary: ...
 
-    def generate(self, task: Task, on_token: OnToken) -> list[list[int]]:
+    def generate(self, continuation: Continuation, on_token: OnToken) -> list[list[int]]:
         """What each take wrote, the end token included where the constraint asks for one.
 
-        The same task gives the same tokens on the same device, and a take is the same alone and
-        among others. Temperature rests while a constraint is greedy.
+        The same continuation gives the same tokens on the same device, and a take is the same alone
+        and among others. Temperature rests while a constraint is greedy.
 
         Args:
             on_token: called with 0 while the prompt is read, and forced tokens behind it; with more

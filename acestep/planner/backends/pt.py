@@ -15,10 +15,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from acestep.models.load import load_qwen3
-from acestep.planner.backends import OnToken, Task, read_planner, require_sound
+from acestep.planner.backends import Continuation, OnToken, read_planner, require_sound
 from acestep.planner.backends.decoder import Decoder, Dense, Rows, fitting_dtype
 from acestep.planner.grammar import AudioCodeConstraint, TokenConstraint
-from acestep.planner.sampling import Logits, draw, guide, is_sound, sample
+from acestep.planner.sampling import Logits, guide, is_sound, sample, uniform_draws
 from acestep.planner.vocabulary import Vocabulary
 
 LOOK_EVERY = 16  # steps a GPU may run ahead of the host
@@ -61,89 +61,92 @@ class PtBackend:
             torch.cuda.empty_cache()
 
     @torch.inference_mode()
-    def generate(self, task: Task, on_token: OnToken) -> list[list[int]]:
+    def generate(self, continuation: Continuation, on_token: OnToken) -> list[list[int]]:
         """What each take wrote; see `Backend.generate`.
 
         A take is the same alone and among others as far as the device's matrix kernels give a row
         the same result in batches of any size. oneDNN's do, on CPUs; on GPUs the last bit can
         differ, and then a draw that falls between two tokens may fall to the other one.
         """
-        if not task.constraints:
+        if not continuation.constraints:
             return []
-        rows = self._read_prompts(task, lambda: on_token(0, task.max_tokens))
-        head = self._head(task.constraints[0].rows)
+        rows = self._read_prompts(continuation, lambda: on_token(0, continuation.max_tokens))
+        head = self._head(continuation.constraints[0].rows)
         codes = [
             constraint
-            for constraint in task.constraints
+            for constraint in continuation.constraints
             if isinstance(constraint, AudioCodeConstraint)
         ]
-        if len(codes) == len(task.constraints):
-            return _write_codes(task, codes, rows, head, on_token)
-        return _write_text(task, rows, head, on_token)
+        if len(codes) == len(continuation.constraints):
+            return _write_codes(continuation, codes, rows, head, on_token)
+        return _write_text(continuation, rows, head, on_token)
 
     def _head(self, rows: slice) -> Dense:
         is_for_codes = rows == self._code_rows
         return self._code_head if is_for_codes else self._decoder.head(rows, pack=False)
 
-    def _read_prompts(self, task: Task, on_piece: Callable[[], None]) -> Rows:
-        prompts = [task.conditional]
-        if task.scale != 1:
-            prompts.append(task.unconditional)
+    def _read_prompts(self, continuation: Continuation, on_piece: Callable[[], None]) -> Rows:
+        prompts = [continuation.conditional]
+        if continuation.scale != 1:
+            prompts.append(continuation.unconditional)
         longest = max(len(prompt) for prompt in prompts)
         rows = Rows(self._decoder, len(prompts), longest)
         rows.read(prompts, on_piece)
-        return rows.repeat(len(task.constraints), longest + task.max_tokens)
+        return rows.repeat(len(continuation.constraints), longest + continuation.max_tokens)
 
 
-def _write_text(task: Task, rows: Rows, head: Dense, on_token: OnToken) -> list[list[int]]:
+def _write_text(
+    continuation: Continuation, rows: Rows, head: Dense, on_token: OnToken
+) -> list[list[int]]:
     """Token by token, as each take's grammar allows; what is forced is read in one step.
 
     Takes need not be in step with each other; one that is done idles. Forced tokens count as
     progress once they have been read, which takes as long as reading a prompt.
     """
-    takes = len(task.constraints)
+    takes = len(continuation.constraints)
     branches = len(rows.lengths) // takes
     device = rows.states.device
-    draws = draw(task.seeds, task.name, task.max_tokens).to(device)
-    written: list[list[int]] = [[] for _ in task.constraints]
-    unread: list[list[int]] = [[] for _ in task.constraints]
+    draws = uniform_draws(continuation.seeds, continuation.name, continuation.max_tokens).to(device)
+    written: list[list[int]] = [[] for _ in continuation.constraints]
+    unread: list[list[int]] = [[] for _ in continuation.constraints]
     done = 0
     while True:
-        for constraint, tokens, run in zip(task.constraints, written, unread, strict=True):
-            forced = _accept_forced(constraint, task.max_tokens - len(tokens))
+        for constraint, tokens, run in zip(continuation.constraints, written, unread, strict=True):
+            forced = _accept_forced(constraint, continuation.max_tokens - len(tokens))
             tokens += forced
             run += forced
         active = [
             take
-            for take, constraint in enumerate(task.constraints)
-            if not constraint.is_done and len(written[take]) < task.max_tokens
+            for take, constraint in enumerate(continuation.constraints)
+            if not constraint.is_done and len(written[take]) < continuation.max_tokens
         ]
         if not active:
-            on_token(max(len(tokens) for tokens in written), task.max_tokens)
+            on_token(max(len(tokens) for tokens in written), continuation.max_tokens)
             return written
         runs = [unread[take] if take in active else [] for take in range(takes)] * branches
-        rows.read(runs, lambda done=done: on_token(done, task.max_tokens))
+        rows.read(runs, lambda done=done: on_token(done, continuation.max_tokens))
         places = [branch * takes + take for branch in range(branches) for take in active]
-        constraints = [task.constraints[take] for take in active]
+        constraints = [continuation.constraints[take] for take in active]
         allowed = torch.stack(
             [constraint.allowed()[constraint.rows] for constraint in constraints]
         ).to(device)
         greedy = torch.tensor([constraint.is_greedy for constraint in constraints], device=device)
-        logits = _guided(head(rows.states[places]), task.scale)
+        logits = _guided(head(rows.states[places]), continuation.scale)
         require_sound(is_sound(logits, allowed))
-        chance = draws[active, [len(written[take]) for take in active]]
+        uniform = draws[active, [len(written[take]) for take in active]]
         picked = (
-            sample(logits, task.sampling, chance, allowed, greedy) + task.constraints[0].rows.start
+            sample(logits, continuation.sampling, uniform, allowed, greedy)
+            + continuation.constraints[0].rows.start
         )
         for take, token in zip(active, picked.tolist(), strict=True):
-            task.constraints[take].accept(token)
+            continuation.constraints[take].accept(token)
             written[take].append(token)
             unread[take] = [token]
         done = max(len(tokens) for tokens in written)
 
 
 def _write_codes(
-    task: Task,
+    continuation: Continuation,
     constraints: Sequence[AudioCodeConstraint],
     rows: Rows,
     head: Dense,
@@ -152,9 +155,11 @@ def _write_codes(
     """As many codes as the longest take has, for all; a shorter take's surplus is dropped."""
     device = rows.states.device
     count = max(constraint.count for constraint in constraints)
-    if count > task.max_tokens:
-        raise ValueError(f"{count} codes were asked for, but room for {task.max_tokens} tokens.")
-    steps = _CodeSteps(task, rows, head, count)
+    if count > continuation.max_tokens:
+        raise ValueError(
+            f"{count} codes were asked for, but room for {continuation.max_tokens} tokens."
+        )
+    steps = _CodeSteps(continuation, rows, head, count)
     step = _Graphed(steps.step, device) if device.type == "cuda" else steps.step
     is_cpu = device.type == "cpu"
     start = max(rows.lengths)
@@ -162,7 +167,7 @@ def _write_codes(
         steps.pick()
     for done in range(1, count):
         if is_cpu or done % LOOK_EVERY == 1:
-            on_token(done, task.max_tokens)
+            on_token(done, continuation.max_tokens)
         if done % LOOK_EVERY == 1:
             require_sound(is_sound(steps.logits))
         extent = start + done
@@ -173,29 +178,30 @@ def _write_codes(
         _accept_codes(constraint, codes)
         for constraint, codes in zip(constraints, steps.written.tolist(), strict=True)
     ]
-    on_token(max(len(tokens) for tokens in written), task.max_tokens)
+    on_token(max(len(tokens) for tokens in written), continuation.max_tokens)
     return written
 
 
 class _CodeSteps:
     """Codes are picked, written down and read again without leaving the device."""
 
-    def __init__(self, task: Task, rows: Rows, head: Dense, count: int) -> None:
+    def __init__(self, continuation: Continuation, rows: Rows, head: Dense, count: int) -> None:
         device = rows.states.device
-        takes, codes = len(task.constraints), task.constraints[0].rows
+        takes, codes = len(continuation.constraints), continuation.constraints[0].rows
         self.written: Int[Tensor, "take code"] = torch.zeros(
             takes, count, dtype=torch.long, device=device
         )
         self.logits: Logits = torch.zeros(takes, codes.stop - codes.start, device=device)
         self._done = torch.zeros(1, dtype=torch.long, device=device)  # codes written, per take
-        self._draws = draw(task.seeds, task.name, count).to(device)
-        self._task, self._rows, self._head, self._first = task, rows, head, codes.start
+        self._draws = uniform_draws(continuation.seeds, continuation.name, count).to(device)
+        self._continuation, self._rows = continuation, rows
+        self._head, self._first = head, codes.start
 
     def pick(self) -> None:
         """Write the codes that follow what has been read. Every code is allowed: no mask."""
-        self.logits.copy_(_guided(self._head(self._rows.states), self._task.scale))
-        chance = self._draws.index_select(1, self._done)[:, 0]
-        picked = sample(self.logits, self._task.sampling, chance)
+        self.logits.copy_(_guided(self._head(self._rows.states), self._continuation.scale))
+        uniform = self._draws.index_select(1, self._done)[:, 0]
+        picked = sample(self.logits, self._continuation.sampling, uniform)
         self.written.index_copy_(1, self._done, picked[:, None])
         self._done += 1
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from acestep.errors import Unavailable
 from acestep.models.config import Qwen3Config
 from acestep.models.load import load_qwen3
-from acestep.planner.backends import OnToken, Task, read_planner
+from acestep.planner.backends import Continuation, OnToken, read_planner
 from acestep.planner.backends.decoder import fitting_dtype
 from acestep.planner.backends.vllm_guidance import (
     SEAT,
@@ -112,7 +112,7 @@ def try_out(folder: str, device: str, dtype: str) -> None:
     dtypes = {str(dtype): dtype for dtype in (torch.bfloat16, torch.float16, torch.float32)}
     backend = VllmBackend.load(Path(folder), device=device, dtype=dtypes[dtype])
     vocabulary = backend.vocabulary
-    task = Task(
+    continuation = Continuation(
         conditional=vocabulary.encode("A calm piano melody."),
         unconditional=vocabulary.encode("Noise."),
         constraints=[AudioCodeConstraint(vocabulary, count=CODE_RATE)],
@@ -122,7 +122,7 @@ def try_out(folder: str, device: str, dtype: str) -> None:
         scale=2.0,
         max_tokens=CODE_RATE + 1,
     )
-    backend.generate(task, lambda done, total: None)
+    backend.generate(continuation, lambda done, total: None)
     backend.close()
 
 
@@ -161,20 +161,23 @@ class VllmBackend:
         load_qwen3(folder, dtype, "meta")  # judges the weights, by headers; vLLM would crash
         return cls(folder, vocabulary, device, dtype)
 
-    def generate(self, task: Task, on_token: OnToken) -> list[list[int]]:
+    def generate(self, continuation: Continuation, on_token: OnToken) -> list[list[int]]:
         """What each take wrote; see `Backend.generate`.
 
         A take is the same alone and among others as far as the GPU's kernels give a row the same
-        result in batches of any size; a nearly equal chance may fall the other way.
+        result in batches of any size; nearly equal tokens may fall the other way.
         """
-        longest = max(len(task.conditional), len(task.unconditional)) + task.max_tokens
+        longest = (
+            max(len(continuation.conditional), len(continuation.unconditional))
+            + continuation.max_tokens
+        )
         if longest > self._engine.max_tokens:
             self._engine.close()
             self._engine = self._start(2 ** (longest - 1).bit_length())
         # vLLM computes on the current GPU, and every thread has its own.
         on_gpu = self._device.type == "cuda"
         with torch.cuda.device(self._device) if on_gpu else nullcontext():
-            return write(task, self._engine, self._guidance, on_token)
+            return write(continuation, self._engine, self._guidance, on_token)
 
     def close(self) -> None:
         """Give the memory back. The engine cannot be used afterwards."""

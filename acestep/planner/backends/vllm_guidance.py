@@ -2,7 +2,7 @@
 
 vLLM lets a logits processor see all rows of a step. Ours finds the two rows of a take, towards the
 prompt and away from it, picks the token as `acestep.planner.sampling` does, and leaves it as the
-only possible one in both; the requests are greedy, so both append it. Chance depends on the take
+only possible one in both; the requests are greedy, so both append it. The draw depends on the take
 and on how much it has written alone, never on vLLM's generators, rows or positions.
 
 vLLM may still part the two: it reads a long prompt in pieces, or sends one back to the queue. So a
@@ -22,12 +22,12 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from acestep.errors import UnsoundResult
-from acestep.planner.backends import OnToken, Task, require_sound
+from acestep.planner.backends import Continuation, OnToken, require_sound
 from acestep.planner.grammar import AudioCodeConstraint, TokenConstraint
-from acestep.planner.sampling import Logits, draw, guide, is_sound, sample
+from acestep.planner.sampling import Logits, guide, is_sound, sample, uniform_draws
 
 SEAT = "acestep_seat"  # key of a request's extra arguments: which take's which branch it is
-MAX_PARTINGS = 4  # in a row for one take; an engine that fits the task never parts any
+MAX_PARTINGS = 4  # in a row for one take; an engine with room for both never parts any
 
 Seat = tuple[str, int]  # a take's key; 0 towards the prompt, 1 away from it
 
@@ -138,16 +138,16 @@ class Guidance:
         self._runs = 0
         self._takes: dict[str, Take] = {}
 
-    def begin(self, task: Task) -> list[Take]:
-        """Fresh takes of a task. Rows of earlier tasks, should any be left, are nobody's."""
+    def begin(self, continuation: Continuation) -> list[Take]:
+        """Fresh takes. Rows of earlier continuations, should any be left, are nobody's."""
         self._runs += 1
-        self._task = task
+        self._continuation = continuation
         self.sound = torch.ones(0, dtype=torch.bool)
-        self._branches = range(1 if task.scale == 1 else 2)
-        self._draws = draw(task.seeds, task.name, task.max_tokens)
+        self._branches = range(1 if continuation.scale == 1 else 2)
+        self._draws = uniform_draws(continuation.seeds, continuation.name, continuation.max_tokens)
         takes = [
-            Take(f"{self._runs}.{place}", place, constraint, task.max_tokens)
-            for place, constraint in enumerate(task.constraints)
+            Take(f"{self._runs}.{place}", place, constraint, continuation.max_tokens)
+            for place, constraint in enumerate(continuation.constraints)
         ]
         self._takes = {take.key: take for take in takes}
         return takes
@@ -183,8 +183,8 @@ class Guidance:
         """One token per take, whose rows of the logits are `at`."""
         rows, device = takes[0].constraint.rows, logits.device
         guided = logits[at[:, 0], rows]
-        if self._task.scale != 1:
-            guided = guide(guided, logits[at[:, 1], rows], self._task.scale)
+        if self._continuation.scale != 1:
+            guided = guide(guided, logits[at[:, 1], rows], self._continuation.scale)
         allowed = greedy = None  # every code may follow a code
         if not all(isinstance(take.constraint, AudioCodeConstraint) for take in takes):
             masks = [take.constraint.allowed()[take.constraint.rows] for take in takes]
@@ -192,24 +192,26 @@ class Guidance:
             greedy = torch.tensor([take.constraint.is_greedy for take in takes], device=device)
         self.sound = is_sound(guided, allowed)
         steps = [len(take.written) for take in takes]
-        chance = self._draws[[take.place for take in takes], steps].to(device)
-        return sample(guided, self._task.sampling, chance, allowed, greedy) + rows.start
+        uniform = self._draws[[take.place for take in takes], steps].to(device)
+        return sample(guided, self._continuation.sampling, uniform, allowed, greedy) + rows.start
 
 
-def write(task: Task, engine: Engine, guidance: Guidance, on_token: OnToken) -> list[list[int]]:
+def write(
+    continuation: Continuation, engine: Engine, guidance: Guidance, on_token: OnToken
+) -> list[list[int]]:
     """What each take wrote; see `Backend.generate`.
 
     As many takes run at once as fit; the others wait until one is done. When anything is raised,
     by `on_token` to cancel for instance, the engine is left empty.
     """
-    takes = guidance.begin(task)
+    takes = guidance.begin(continuation)
     waiting = deque(take for take in takes if not take.is_done)
     running: list[Take] = []
     try:
         while waiting or running:
-            while waiting and _fits(task, waiting[0], running, engine.limits):
+            while waiting and _fits(continuation, waiting[0], running, engine.limits):
                 running.append(waiting.popleft())
-                _hand_in(task, running[-1], engine)
+                _hand_in(continuation, running[-1], engine)
             outputs = engine.step()
             require_sound(guidance.sound)
             for take in list(running):
@@ -219,7 +221,7 @@ def write(task: Task, engine: Engine, guidance: Guidance, on_token: OnToken) -> 
                 if is_parted or take.is_done:
                     engine.withdraw(take.requests)
                     running.remove(take)
-            on_token(max(take.done for take in takes), task.max_tokens)
+            on_token(max(take.done for take in takes), continuation.max_tokens)
     finally:
         engine.withdraw([request for take in running for request in take.requests])
         guidance.end()
@@ -248,17 +250,21 @@ def _go_on(take: Take, outputs: Mapping[str, Sequence[int]]) -> bool:
     return False
 
 
-def _prompts(task: Task) -> list[Sequence[int]]:
+def _prompts(continuation: Continuation) -> list[Sequence[int]]:
     """One per branch. Without guidance there is nothing to steer away from."""
-    return [task.conditional] if task.scale == 1 else [task.conditional, task.unconditional]
+    return (
+        [continuation.conditional]
+        if continuation.scale == 1
+        else [continuation.conditional, continuation.unconditional]
+    )
 
 
-def _fits(task: Task, take: Take, running: Sequence[Take], limits: Limits) -> bool:
+def _fits(continuation: Continuation, take: Take, running: Sequence[Take], limits: Limits) -> bool:
     """Whether a take can start now and never be parted. A lone one always starts."""
     if not running:
         return True
-    prompts = _prompts(task)
-    blocks = sum(-(-(len(p) + task.max_tokens) // limits.block_tokens) for p in prompts)
+    prompts = _prompts(continuation)
+    blocks = sum(-(-(len(p) + continuation.max_tokens) // limits.block_tokens) for p in prompts)
     starting = [take, *(other for other in running if other.is_starting)]
     reading = sum(len(prompt) + len(other.written) for other in starting for prompt in prompts)
     writing = (len(running) + 1 - len(starting)) * len(prompts)
@@ -269,9 +275,9 @@ def _fits(task: Task, take: Take, running: Sequence[Take], limits: Limits) -> bo
     )
 
 
-def _hand_in(task: Task, take: Take, engine: Engine) -> None:
+def _hand_in(continuation: Continuation, take: Take, engine: Engine) -> None:
     """Everything written so far is part of the prompt, so it is read in one step."""
-    prompts = _prompts(task)
+    prompts = _prompts(continuation)
     take.read, take.is_starting = len(take.written), True
     take.requests = tuple(
         f"{take.key}.{branch}.{len(take.written)}.{take.partings}" for branch in range(len(prompts))

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from acestep.errors import Cancelled, CheckpointError
-from acestep.planner.backends import Backend, Task
+from acestep.planner.backends import Backend, Continuation
 from acestep.planner.backends.pt import PtBackend
 from acestep.planner.backends.vllm import TRIAL, USUAL_TOKENS, VllmBackend
 from acestep.planner.backends.vllm_guidance import ProcessorV2, processor
@@ -76,14 +76,14 @@ def pt(folder: Path) -> PtBackend:
 
 
 @pytest.fixture(scope="session")
-def make_codes(pt: PtBackend) -> Callable[..., Task]:
-    """A maker of tasks with codes to write; the prompts differ in length."""
+def make_codes(pt: PtBackend) -> Callable[..., Continuation]:
+    """A maker of continuations with codes to write; the prompts differ in length."""
 
     def make(
         takes: int = 1, count: int = 20, sampling: Sampling = GREEDY, scale: float = 2.0
-    ) -> Task:
+    ) -> Continuation:
         encode = pt.vocabulary.encode
-        return Task(
+        return Continuation(
             conditional=encode("warm lo-fi beat with dusty drums and mellow electric piano"),
             unconditional=encode("NO USER INPUT"),
             constraints=[AudioCodeConstraint(pt.vocabulary, count) for _ in range(takes)],
@@ -110,7 +110,7 @@ def test_starting_it_looks_for_no_other_computer(loaded: Loaded) -> None:
 def test_it_writes_the_codes_that_pytorch_writes(
     vllm: VllmBackend,
     pt: PtBackend,
-    make_codes: Callable[..., Task],
+    make_codes: Callable[..., Continuation],
     sampling: Sampling,
     scale: float,
 ) -> None:
@@ -122,7 +122,7 @@ def test_it_writes_the_codes_that_pytorch_writes(
 
 
 def test_more_takes_than_fit_take_turns(
-    vllm: VllmBackend, pt: PtBackend, make_codes: Callable[..., Task]
+    vllm: VllmBackend, pt: PtBackend, make_codes: Callable[..., Continuation]
 ) -> None:
     written = vllm.generate(make_codes(11, 6, SAMPLED), ignore)
     assert written == pt.generate(make_codes(11, 6, SAMPLED), ignore)
@@ -137,7 +137,7 @@ def test_it_writes_the_block_that_pytorch_writes(
         grammar = MetadataGrammar(
             backend.vocabulary, BlockLayout(given=Plan(bpm=96)), free_text_tokens=8
         )
-        task = Task(
+        continuation = Continuation(
             conditional=backend.vocabulary.encode("# Caption\nsynth-pop ballad\n"),
             unconditional=backend.vocabulary.encode("# Caption\n"),
             constraints=[grammar],
@@ -147,7 +147,7 @@ def test_it_writes_the_block_that_pytorch_writes(
             scale=scale,
             max_tokens=100,
         )
-        (tokens,) = backend.generate(task, ignore)
+        (tokens,) = backend.generate(continuation, ignore)
         assert backend.vocabulary.decode(tokens) == grammar.text
         return grammar.text
 
@@ -175,24 +175,24 @@ def test_a_whole_plan_is_the_same(vllm: VllmBackend, pt: PtBackend) -> None:
 
 
 def test_a_take_that_another_request_parts_is_the_same(
-    vllm: VllmBackend, pt: PtBackend, make_codes: Callable[..., Task]
+    vllm: VllmBackend, pt: PtBackend, make_codes: Callable[..., Continuation]
 ) -> None:
     """Strangers leave room for one half of the first pair and a piece of the other."""
-    engine, task = vllm._engine, make_codes(2, 20, SAMPLED)
-    room = engine.limits.tokens - len(task.conditional) - 2
+    engine, continuation = vllm._engine, make_codes(2, 20, SAMPLED)
+    room = engine.limits.tokens - len(continuation.conditional) - 2
     for stranger, tokens in enumerate((room // 3, room // 3, room - 2 * (room // 3))):
         engine.add(f"stranger {stranger}", ("nobody", 0), [5] * tokens, 1)
     handed_in: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         add = engine.add
         patch.setattr(engine, "add", lambda name, *rest: (handed_in.append(name), add(name, *rest)))
-        written = vllm.generate(task, ignore)
+        written = vllm.generate(continuation, ignore)
     assert len(handed_in) > 4, "the pair was not parted: this test is void"
     assert written == pt.generate(make_codes(2, 20, SAMPLED), ignore)
 
 
 def test_cancelling_leaves_it_usable(
-    vllm: VllmBackend, pt: PtBackend, make_codes: Callable[..., Task]
+    vllm: VllmBackend, pt: PtBackend, make_codes: Callable[..., Continuation]
 ) -> None:
     token = CancelToken()
     events: list[Progress] = []
@@ -221,7 +221,7 @@ def test_the_processor_for_gpus_is_one_that_vllm_accepts(vllm: VllmBackend) -> N
 
 @pytest.mark.filterwarnings("ignore")  # vLLM starts again
 def test_a_task_longer_than_usual_gets_a_larger_engine(
-    vllm: VllmBackend, pt: PtBackend, make_codes: Callable[..., Task]
+    vllm: VllmBackend, pt: PtBackend, make_codes: Callable[..., Continuation]
 ) -> None:
     written, expected = (
         backend.generate(replace(make_codes(2), max_tokens=USUAL_TOKENS), ignore)

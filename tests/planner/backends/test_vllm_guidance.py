@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from acestep.errors import Cancelled, Unavailable, UnsoundResult
-from acestep.planner.backends import Task, load_backend
+from acestep.planner.backends import Continuation, load_backend
 from acestep.planner.backends.pt import PtBackend
 from acestep.planner.backends.vllm import VllmBackend, attempt, trial, unavailable
 from acestep.planner.backends.vllm_guidance import (
@@ -39,7 +39,7 @@ from acestep.planner.grammar import (
     MetadataGrammar,
     TokenConstraint,
 )
-from acestep.planner.sampling import Sampling, draw, guide, sample
+from acestep.planner.sampling import Sampling, guide, sample, uniform_draws
 from acestep.planner.vocabulary import Vocabulary
 from acestep.request import Plan
 
@@ -56,23 +56,23 @@ def network(history: Sequence[int], vocab: int) -> Tensor:
     return 3 * torch.randn(vocab, generator=torch.Generator().manual_seed(seed))
 
 
-def plain_loop(task: Task, vocab: int) -> list[list[int]]:
+def plain_loop(continuation: Continuation, vocab: int) -> list[list[int]]:
     """One take after the other, one token at a time."""
     texts = []
-    for constraint, seed in zip(task.constraints, task.seeds, strict=True):
-        chance = draw([seed], task.name, task.max_tokens)
+    for constraint, seed in zip(continuation.constraints, continuation.seeds, strict=True):
+        draws = uniform_draws([seed], continuation.name, continuation.max_tokens)
         text: list[int] = []
-        while not constraint.is_done and len(text) < task.max_tokens:
+        while not constraint.is_done and len(text) < continuation.max_tokens:
             tokens = constraint.forced()
             if not tokens:
-                logits = network([*task.conditional, *text], vocab)[None]
-                if task.scale != 1:
-                    away = network([*task.unconditional, *text], vocab)[None]
-                    logits = guide(logits, away, task.scale)
+                logits = network([*continuation.conditional, *text], vocab)[None]
+                if continuation.scale != 1:
+                    away = network([*continuation.unconditional, *text], vocab)[None]
+                    logits = guide(logits, away, continuation.scale)
                 allowed = constraint.allowed()[None, constraint.rows]
-                chances = chance[:, len(text)]
-                sampling = GREEDY if constraint.is_greedy else task.sampling
-                picked = sample(logits[:, constraint.rows], sampling, chances, allowed)
+                column = draws[:, len(text)]
+                sampling = GREEDY if constraint.is_greedy else continuation.sampling
+                picked = sample(logits[:, constraint.rows], sampling, column, allowed)
                 tokens = [int(picked) + constraint.rows.start]
             for token in tokens:
                 constraint.accept(token)
@@ -213,7 +213,7 @@ class FakeVllm:
 
 @dataclass
 class Setting:
-    """A vocabulary, and tasks over it."""
+    """A vocabulary, and continuations over it."""
 
     vocabulary: Vocabulary
 
@@ -227,25 +227,25 @@ class Setting:
         count: int = 9,
         sampling: Sampling = GREEDY,
         scale: float = 2.5,
-    ) -> Task:
+    ) -> Continuation:
         constraints = [AudioCodeConstraint(self.vocabulary, count) for _ in range(takes)]
-        return self.task(constraints, sampling, scale, count + 1)
+        return self.continuation(constraints, sampling, scale, count + 1)
 
-    def text(self, takes: int = 1, sampling: Sampling = GREEDY, **layout: object) -> Task:
+    def text(self, takes: int = 1, sampling: Sampling = GREEDY, **layout: object) -> Continuation:
         constraints = [
             MetadataGrammar(self.vocabulary, BlockLayout(**layout), free_text_tokens=5)  # pyright: ignore[reportArgumentType]
             for _ in range(takes)
         ]
-        return self.task(constraints, sampling, 2.5, 60)
+        return self.continuation(constraints, sampling, 2.5, 60)
 
-    def task(
+    def continuation(
         self,
         constraints: Sequence[TokenConstraint],
         sampling: Sampling,
         scale: float,
         max_tokens: int,
-    ) -> Task:
-        return Task(
+    ) -> Continuation:
+        return Continuation(
             conditional=self.vocabulary.encode("A calm piano melody, with strings and drums."),
             unconditional=self.vocabulary.encode("drums"),
             constraints=constraints,
@@ -295,13 +295,13 @@ def test_a_block_keeps_to_its_grammar_and_its_language_is_the_likeliest(
 
 def test_what_is_forced_at_the_start_is_part_of_the_prompt(setting: Setting) -> None:
     guidance = Guidance()
-    task = setting.text(given=Plan(bpm=96))
+    continuation = setting.text(given=Plan(bpm=96))
     engine = FakeVllm(guidance, ProcessorV1, setting.vocab)
-    write(task, engine, guidance, ignore)
+    write(continuation, engine, guidance, ignore)
     beginning = setting.vocabulary.encode("<think>\nbpm: 96\ncaption:")
     assert engine.prompts == [
-        [*task.conditional, *beginning],
-        [*task.unconditional, *beginning],
+        [*continuation.conditional, *beginning],
+        [*continuation.unconditional, *beginning],
     ]
 
 
@@ -338,11 +338,11 @@ def test_a_take_that_is_parted_in_the_middle_is_handed_in_with_what_it_has(
     guidance = Guidance()
     steps: Iterator[bool] = iter([False, False, False, True, *[False] * 20])
     engine = FakeVllm(guidance, ProcessorV1, setting.vocab, is_unruly=lambda: next(steps))
-    task = setting.codes()
-    (written,) = write(task, engine, guidance, ignore)
+    continuation = setting.codes()
+    (written,) = write(continuation, engine, guidance, ignore)
     assert engine.prompts[2:] == [
-        [*task.conditional, *written[:3]],
-        [*task.unconditional, *written[:3]],
+        [*continuation.conditional, *written[:3]],
+        [*continuation.unconditional, *written[:3]],
     ]
 
 
@@ -364,11 +364,13 @@ def test_an_engine_that_always_parts_them_is_given_up(setting: Setting) -> None:
     ids=["sequences", "blocks", "tokens"],
 )
 def test_takes_start_when_they_fit_whole(setting: Setting, limits: Limits, most: int) -> None:
-    task = setting.codes(takes=7)
-    assert (len(task.conditional), len(task.unconditional)) == (10, 2), "three blocks with ten more"
+    continuation = setting.codes(takes=7)
+    assert (len(continuation.conditional), len(continuation.unconditional)) == (10, 2), (
+        "three blocks with ten more"
+    )
     guidance = Guidance()
     engine = FakeVllm(guidance, ProcessorV2, setting.vocab, limits)
-    written = write(task, engine, guidance, ignore)
+    written = write(continuation, engine, guidance, ignore)
     assert written == plain_loop(setting.codes(takes=7), setting.vocab)
     assert engine.most == most and len(engine.prompts) == 14
 
@@ -396,9 +398,9 @@ def test_nothing_counts_as_written_while_the_prompt_is_read(setting: Setting) ->
     guidance = Guidance()
     engine = SlowReader(guidance, ProcessorV2, setting.vocab)
     seen: list[int] = []
-    task = setting.text(given=Plan(bpm=90))
-    assert task.constraints[0].forced(), "behind the prompt"
-    (written,) = write(task, engine, guidance, lambda done, total: seen.append(done))
+    continuation = setting.text(given=Plan(bpm=90))
+    assert continuation.constraints[0].forced(), "behind the prompt"
+    (written,) = write(continuation, engine, guidance, lambda done, total: seen.append(done))
     assert seen[0] == 0 and 0 not in seen[1:] and seen[-1] == len(written)
 
 
