@@ -23,7 +23,7 @@ from transformers import Qwen3Config as ReferenceConfig
 from acestep.models.config import Qwen3Config
 from acestep.models.qwen3 import Qwen3
 from acestep.planner.backends import Continuation
-from acestep.planner.backends.decoder import Decoder, fitting_dtype
+from acestep.planner.backends.decoder import PackedQwen3, fitting_dtype
 from acestep.planner.backends.pt import PtBackend
 from acestep.planner.grammar import AudioCodeConstraint
 from acestep.planner.sampling import Sampling, guide, sample, uniform_draws
@@ -90,8 +90,8 @@ def bench_planner(size: str, dtype: torch.dtype, steps: int, rounds: int) -> Non
     print(f"5 Hz planner {size}, {dtype}, after a prompt of {PROMPT_TOKENS} tokens")
     model = random_planner(size, dtype)
     vocabulary = published_vocabulary()
-    codes = AudioCodeConstraint(vocabulary, steps).rows
-    backend = PtBackend(vocabulary, Decoder(with_weights_of(model)))
+    codes = AudioCodeConstraint(vocabulary, steps).head_rows
+    backend = PtBackend(vocabulary, PackedQwen3(with_weights_of(model)))
     prompts = torch.randint(TEXT_TOKENS, (2, PROMPT_TOKENS))
     conditional, unconditional = prompts.tolist()
     ours, by_hand, generate = Clock(), Clock(), Clock()

@@ -36,7 +36,7 @@ class TokenConstraint(Protocol):
     """What one sequence may still write."""
 
     @property
-    def rows(self) -> slice:
+    def head_rows(self) -> slice:
         """The token ids that can be sampled at all: the rows of the head that are needed."""
         ...
 
@@ -131,7 +131,7 @@ class MetadataGrammar:
     ) -> None:
         import xgrammar  # here, because it imports transformers: seconds that only Think needs
 
-        self.rows = slice(0, vocabulary.first_code)
+        self.head_rows = slice(0, vocabulary.first_code)
         self._vocabulary = vocabulary
         self._layout = layout
         self._free_text_tokens = free_text_tokens
@@ -173,7 +173,7 @@ class MetadataGrammar:
         mask = torch.zeros(self._vocabulary.size, dtype=torch.bool)
         self._matcher.fill_next_token_bitmask(self._bitmask)
         bits = np.unpackbits(self._bitmask.numpy().view(np.uint8), bitorder="little")
-        mask[self.rows] = torch.from_numpy(bits[: self.rows.stop]).bool()
+        mask[self.head_rows] = torch.from_numpy(bits[: self.head_rows.stop]).bool()
         return mask
 
     def accept(self, token: int) -> None:
@@ -211,7 +211,7 @@ class AudioCodeConstraint:
 
     def __init__(self, vocabulary: Vocabulary, count: int) -> None:
         first = vocabulary.first_code
-        self.rows = slice(first, first + vocabulary.codebook_size)
+        self.head_rows = slice(first, first + vocabulary.codebook_size)
         self.count = count
         self.codes: list[int] = []
         self.is_done = False
@@ -240,7 +240,7 @@ class AudioCodeConstraint:
             return range(0)
         if len(self.codes) == self.count:
             return range(self._vocabulary.end, self._vocabulary.end + 1)
-        return range(self.rows.start, self.rows.stop)
+        return range(self.head_rows.start, self.head_rows.stop)
 
 
 def _literal(text: str) -> str:

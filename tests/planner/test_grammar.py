@@ -240,7 +240,9 @@ def test_the_codes_phase_writes_exactly_so_many_legal_codes(vocabulary: Vocabula
     first = vocabulary.first_code
     legal = torch.zeros(vocabulary.size, dtype=torch.bool)
     legal[first : first + 90] = True
-    assert torch.equal(constraint.allowed(), legal) and constraint.rows == slice(first, first + 90)
+    assert torch.equal(constraint.allowed(), legal) and constraint.head_rows == slice(
+        first, first + 90
+    )
     tokens = walk(constraint, random.Random(3))
     assert len(tokens) == 61 and tokens[-1] == vocabulary.end
     assert constraint.codes == [token - first for token in tokens[:-1]]

@@ -1,7 +1,7 @@
 """The planner's engine in PyTorch: runs wherever PyTorch does.
 
-All takes and both branches of guidance are rows of one batch, first every take towards the prompt,
-then every take away from the unconditional one. The prompts are read once and copied to the takes.
+All takes and both branches of guidance are sequences of one batch, first every take towards the
+prompt, then every take away from the unconditional one. One prefill serves all takes: copies of it.
 While codes are written the host only counts: picking, writing and reading again happen on the
 device, which is looked at every few steps.
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from acestep.models.load import load_qwen3
 from acestep.planner.backends import Continuation, OnToken, read_planner, require_sound
-from acestep.planner.backends.decoder import Decoder, Dense, Rows, fitting_dtype
+from acestep.planner.backends.decoder import Dense, PackedQwen3, SequenceBatch, fitting_dtype
 from acestep.planner.grammar import AudioCodeConstraint, TokenConstraint
 from acestep.planner.sampling import Logits, guide, is_sound, sample, uniform_draws
 from acestep.planner.vocabulary import Vocabulary
@@ -30,10 +30,10 @@ class PtBackend:
 
     name = "pt"
 
-    def __init__(self, vocabulary: Vocabulary, decoder: Decoder) -> None:
+    def __init__(self, vocabulary: Vocabulary, decoder: PackedQwen3) -> None:
         self.vocabulary = vocabulary
         self._decoder = decoder
-        self._code_rows = AudioCodeConstraint(vocabulary, count=0).rows
+        self._code_rows = AudioCodeConstraint(vocabulary, count=0).head_rows
         self._code_head = decoder.head(self._code_rows, pack=True)
 
     @classmethod
@@ -51,7 +51,7 @@ class PtBackend:
         device = torch.device(device)
         vocabulary, _ = read_planner(folder)
         network = load_qwen3(folder, dtype or fitting_dtype(device), device)
-        return cls(vocabulary, Decoder(network))
+        return cls(vocabulary, PackedQwen3(network))
 
     def close(self) -> None:
         """Give the memory back. The engine cannot be used afterwards."""
@@ -70,33 +70,33 @@ class PtBackend:
         """
         if not continuation.constraints:
             return []
-        rows = self._read_prompts(continuation, lambda: on_token(0, continuation.max_tokens))
-        head = self._head(continuation.constraints[0].rows)
+        sequences = self._prefill(continuation, lambda: on_token(0, continuation.max_tokens))
+        head = self._head(continuation.constraints[0].head_rows)
         codes = [
             constraint
             for constraint in continuation.constraints
             if isinstance(constraint, AudioCodeConstraint)
         ]
         if len(codes) == len(continuation.constraints):
-            return _write_codes(continuation, codes, rows, head, on_token)
-        return _write_text(continuation, rows, head, on_token)
+            return _write_codes(continuation, codes, sequences, head, on_token)
+        return _write_text(continuation, sequences, head, on_token)
 
-    def _head(self, rows: slice) -> Dense:
-        is_for_codes = rows == self._code_rows
-        return self._code_head if is_for_codes else self._decoder.head(rows, pack=False)
+    def _head(self, head_rows: slice) -> Dense:
+        is_for_codes = head_rows == self._code_rows
+        return self._code_head if is_for_codes else self._decoder.head(head_rows, pack=False)
 
-    def _read_prompts(self, continuation: Continuation, on_piece: Callable[[], None]) -> Rows:
+    def _prefill(self, continuation: Continuation, on_piece: Callable[[], None]) -> SequenceBatch:
         prompts = [continuation.conditional]
         if continuation.scale != 1:
             prompts.append(continuation.unconditional)
         longest = max(len(prompt) for prompt in prompts)
-        rows = Rows(self._decoder, len(prompts), longest)
-        rows.read(prompts, on_piece)
-        return rows.repeat(len(continuation.constraints), longest + continuation.max_tokens)
+        sequences = SequenceBatch(self._decoder, len(prompts), longest)
+        sequences.prefill(prompts, on_piece)
+        return sequences.repeat(len(continuation.constraints), longest + continuation.max_tokens)
 
 
 def _write_text(
-    continuation: Continuation, rows: Rows, head: Dense, on_token: OnToken
+    continuation: Continuation, sequences: SequenceBatch, head: Dense, on_token: OnToken
 ) -> list[list[int]]:
     """Token by token, as each take's grammar allows; what is forced is read in one step.
 
@@ -104,8 +104,8 @@ def _write_text(
     progress once they have been read, which takes as long as reading a prompt.
     """
     takes = len(continuation.constraints)
-    branches = len(rows.lengths) // takes
-    device = rows.states.device
+    branches = len(sequences.lengths) // takes
+    device = sequences.states.device
     draws = uniform_draws(continuation.seeds, continuation.name, continuation.max_tokens).to(device)
     written: list[list[int]] = [[] for _ in continuation.constraints]
     unread: list[list[int]] = [[] for _ in continuation.constraints]
@@ -124,19 +124,19 @@ def _write_text(
             on_token(max(len(tokens) for tokens in written), continuation.max_tokens)
             return written
         runs = [unread[take] if take in active else [] for take in range(takes)] * branches
-        rows.read(runs, lambda done=done: on_token(done, continuation.max_tokens))
+        sequences.prefill(runs, lambda done=done: on_token(done, continuation.max_tokens))
         places = [branch * takes + take for branch in range(branches) for take in active]
         constraints = [continuation.constraints[take] for take in active]
         allowed = torch.stack(
-            [constraint.allowed()[constraint.rows] for constraint in constraints]
+            [constraint.allowed()[constraint.head_rows] for constraint in constraints]
         ).to(device)
         greedy = torch.tensor([constraint.is_greedy for constraint in constraints], device=device)
-        logits = _guided(head(rows.states[places]), continuation.scale)
+        logits = _guided(head(sequences.states[places]), continuation.scale)
         require_sound(is_sound(logits, allowed))
         uniform = draws[active, [len(written[take]) for take in active]]
         picked = (
             sample(logits, continuation.sampling, uniform, allowed, greedy)
-            + continuation.constraints[0].rows.start
+            + continuation.constraints[0].head_rows.start
         )
         for take, token in zip(active, picked.tolist(), strict=True):
             continuation.constraints[take].accept(token)
@@ -148,21 +148,21 @@ def _write_text(
 def _write_codes(
     continuation: Continuation,
     constraints: Sequence[AudioCodeConstraint],
-    rows: Rows,
+    sequences: SequenceBatch,
     head: Dense,
     on_token: OnToken,
 ) -> list[list[int]]:
     """As many codes as the longest take has, for all; a shorter take's surplus is dropped."""
-    device = rows.states.device
+    device = sequences.states.device
     count = max(constraint.count for constraint in constraints)
     if count > continuation.max_tokens:
         raise ValueError(
             f"{count} codes were asked for, but room for {continuation.max_tokens} tokens."
         )
-    steps = _CodeSteps(continuation, rows, head, count)
+    steps = _CodeSteps(continuation, sequences, head, count)
     step = _Graphed(steps.step, device) if device.type == "cuda" else steps.step
     is_cpu = device.type == "cpu"
-    start = max(rows.lengths)
+    start = max(sequences.lengths)
     if count:
         steps.pick()
     for done in range(1, count):
@@ -171,7 +171,7 @@ def _write_codes(
         if done % LOOK_EVERY == 1:
             require_sound(is_sound(steps.logits))
         extent = start + done
-        step(extent if is_cpu else min(_round_up(extent), rows.cache.capacity))
+        step(extent if is_cpu else min(_round_up(extent), sequences.cache.capacity))
     if count:
         require_sound(is_sound(steps.logits))
     written = [
@@ -185,21 +185,23 @@ def _write_codes(
 class _CodeSteps:
     """Codes are picked, written down and read again without leaving the device."""
 
-    def __init__(self, continuation: Continuation, rows: Rows, head: Dense, count: int) -> None:
-        device = rows.states.device
-        takes, codes = len(continuation.constraints), continuation.constraints[0].rows
+    def __init__(
+        self, continuation: Continuation, sequences: SequenceBatch, head: Dense, count: int
+    ) -> None:
+        device = sequences.states.device
+        takes, codes = len(continuation.constraints), continuation.constraints[0].head_rows
         self.written: Int[Tensor, "take code"] = torch.zeros(
             takes, count, dtype=torch.long, device=device
         )
         self.logits: Logits = torch.zeros(takes, codes.stop - codes.start, device=device)
         self._done = torch.zeros(1, dtype=torch.long, device=device)  # codes written, per take
         self._draws = uniform_draws(continuation.seeds, continuation.name, count).to(device)
-        self._continuation, self._rows = continuation, rows
+        self._continuation, self._sequences = continuation, sequences
         self._head, self._first = head, codes.start
 
     def pick(self) -> None:
         """Write the codes that follow what has been read. Every code is allowed: no mask."""
-        self.logits.copy_(_guided(self._head(self._rows.states), self._continuation.scale))
+        self.logits.copy_(_guided(self._head(self._sequences.states), self._continuation.scale))
         uniform = self._draws.index_select(1, self._done)[:, 0]
         picked = sample(self.logits, self._continuation.sampling, uniform)
         self.written.index_copy_(1, self._done, picked[:, None])
@@ -208,7 +210,7 @@ class _CodeSteps:
     def step(self, extent: int) -> None:
         """Read the last codes and pick the next. Fixed memory and no host: fit for a graph."""
         last = self.written.index_select(1, self._done - 1)[:, 0] + self._first
-        self._rows.read_one(last.repeat(len(self._rows.lengths) // len(last)), extent)
+        self._sequences.decode_step(last.repeat(len(self._sequences.lengths) // len(last)), extent)
         self.pick()
 
 
@@ -238,7 +240,7 @@ class _Graphed:
 
 
 def _accept_codes(constraint: AudioCodeConstraint, codes: Sequence[int]) -> list[int]:
-    tokens = [constraint.rows.start + code for code in codes[: constraint.count]]
+    tokens = [constraint.head_rows.start + code for code in codes[: constraint.count]]
     for token in tokens:
         constraint.accept(token)
     return tokens + _accept_forced(constraint, most=1)
@@ -254,7 +256,7 @@ def _accept_forced(constraint: TokenConstraint, most: int) -> list[int]:
     return accepted
 
 
-def _guided(logits: Float[Tensor, "row vocab"], scale: float) -> Logits:
+def _guided(logits: Float[Tensor, "sequence vocab"], scale: float) -> Logits:
     """Both branches' logits → one row per take."""
     if scale == 1:
         return logits

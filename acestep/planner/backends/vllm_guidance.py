@@ -181,13 +181,13 @@ class Guidance:
         self, logits: Logits, at: Int[Tensor, "take branch"], takes: Sequence[Take]
     ) -> Int[Tensor, " take"]:
         """One token per take, whose rows of the logits are `at`."""
-        rows, device = takes[0].constraint.rows, logits.device
+        rows, device = takes[0].constraint.head_rows, logits.device
         guided = logits[at[:, 0], rows]
         if self._continuation.scale != 1:
             guided = guide(guided, logits[at[:, 1], rows], self._continuation.scale)
         allowed = greedy = None  # every code may follow a code
         if not all(isinstance(take.constraint, AudioCodeConstraint) for take in takes):
-            masks = [take.constraint.allowed()[take.constraint.rows] for take in takes]
+            masks = [take.constraint.allowed()[take.constraint.head_rows] for take in takes]
             allowed = torch.stack(masks).to(device)
             greedy = torch.tensor([take.constraint.is_greedy for take in takes], device=device)
         self.sound = is_sound(guided, allowed)

@@ -33,7 +33,10 @@ class Reciter:
     def generate(self, continuation: Continuation, on_token: OnToken) -> list[list[int]]:
         self.continuations.append(continuation)
         (constraint,) = continuation.constraints
-        while isinstance(constraint, AudioCodeConstraint) and self.rest[0] < constraint.rows.start:
+        while (
+            isinstance(constraint, AudioCodeConstraint)
+            and self.rest[0] < constraint.head_rows.start
+        ):
             del self.rest[0]  # the blank line before the codes, which the product writes itself
         written: list[int] = []
         while not constraint.is_done:

@@ -16,7 +16,7 @@ from transformers import Qwen3ForCausalLM
 from acestep.errors import Cancelled, CheckpointError, UnsoundResult
 from acestep.models.load import load_qwen3
 from acestep.planner.backends import Continuation
-from acestep.planner.backends.decoder import PIECE, Decoder, Dense, Rows, fitting_dtype
+from acestep.planner.backends.decoder import PIECE, Dense, PackedQwen3, SequenceBatch, fitting_dtype
 from acestep.planner.backends.pt import PtBackend, _CodeSteps
 from acestep.planner.grammar import (
     AudioCodeConstraint,
@@ -135,8 +135,8 @@ class Wrapped:
         self._hidden: list[int] = []
 
     @property
-    def rows(self) -> slice:
-        return self._constraint.rows
+    def head_rows(self) -> slice:
+        return self._constraint.head_rows
 
     @property
     def is_done(self) -> bool:
@@ -162,7 +162,7 @@ class Wrapped:
         self._constraint.accept(token)
 
 
-class Recorded(Decoder):
+class Recorded(PackedQwen3):
     """A decoder that notes the shape of everything it reads."""
 
     shapes: list[tuple[int, ...]]
@@ -258,7 +258,7 @@ def test_the_decoder_with_its_cache_equals_qwen3_without(shape: str, planner_fol
     network = load_qwen3(planner_folder(shape), torch.float32)
     ids = torch.randint(network.config.vocab_size, (4, 40))
     expected = network(ids)
-    decoder = Decoder(network)
+    decoder = PackedQwen3(network)
     cache = decoder.reserve(4, 64)
     pieces = ids.split((25, 1, 1, 10, 1, 2), dim=1)
     states = torch.cat([decoder(piece, cache) for piece in pieces], dim=1)
@@ -271,7 +271,7 @@ def test_the_decoder_in_bf16_is_as_close_to_fp32_as_qwen3_in_bf16(planner_folder
     rounded = load_qwen3(folder, torch.bfloat16)
     ids = torch.randint(exact.config.vocab_size, (2, 40))
     wanted, plain = exact(ids), rounded(ids).float()
-    decoder = Decoder(rounded)
+    decoder = PackedQwen3(rounded)
     cache = decoder.reserve(2, 64)
     states = torch.cat([decoder(piece, cache) for piece in ids.split((38, 1, 1), dim=1)], dim=1)
     assert states.dtype == torch.bfloat16
@@ -292,7 +292,7 @@ def test_the_restricted_head_gives_those_rows_of_the_whole(planner_folder: MakeF
     network = load_qwen3(planner_folder("0.6B"), torch.float32)
     states = torch.randn(3, network.config.hidden_size)
     whole = states @ network.embed_tokens.weight.T
-    decoder = Decoder(network)
+    decoder = PackedQwen3(network)
     for pack in (False, True):
         logits = decoder.head(slice(100, 150), pack=pack)(states)
         torch.testing.assert_close(logits, whole[:, 100:150], rtol=1e-5, atol=1e-5)
@@ -375,7 +375,7 @@ def test_prompts_are_read_once_for_all_takes(
     assert shapes == [(2, 21), (6, 1), (6, 1), (6, 1)]
 
 
-def test_without_guidance_there_are_no_unconditional_rows(
+def test_without_guidance_there_are_no_unconditional_sequences(
     planner_folder: MakeFolder, continuation: MakeContinuation
 ):
     backend, shapes = recorded(planner_folder("0.6B"))
@@ -458,7 +458,7 @@ def test_weights_that_give_no_number_are_an_unsound_result(
 ):
     network = load_qwen3(planner_folder("0.6B"), torch.float32)
     network.norm.weight[3] = float("nan")
-    backend = PtBackend(Vocabulary.read(planner_folder("0.6B")), Decoder(network))
+    backend = PtBackend(Vocabulary.read(planner_folder("0.6B")), PackedQwen3(network))
     told: list[int] = []
     with pytest.raises(UnsoundResult, match="no token can be picked"):
         backend.generate(
@@ -520,16 +520,16 @@ def test_a_step_of_codes_never_looks_at_the_device(
     """Tensors on "meta" have no values: whatever asked for one would raise. So a GPU can run
     ahead, and a graph can hold the step."""
     network = load_qwen3(planner_folder("0.6B"), torch.float32).to("meta")
-    decoder = Decoder(network)
-    rows = Rows(decoder, count=4, capacity=50)
-    head = decoder.head(AudioCodeConstraint(vocabulary, 8).rows, pack=True)
-    steps = _CodeSteps(continuation(takes=2, sampling=sampling), rows, head, count=8)
-    fixed = [id(tensor) for tensor in (rows.states, steps.written, steps.logits)]
+    decoder = PackedQwen3(network)
+    sequences = SequenceBatch(decoder, count=4, capacity=50)
+    head = decoder.head(AudioCodeConstraint(vocabulary, 8).head_rows, pack=True)
+    steps = _CodeSteps(continuation(takes=2, sampling=sampling), sequences, head, count=8)
+    fixed = [id(tensor) for tensor in (sequences.states, steps.written, steps.logits)]
     steps.pick()
     steps.step(extent=22)
     steps.step(extent=23)
-    assert fixed == [id(tensor) for tensor in (rows.states, steps.written, steps.logits)]
-    assert rows.cache.extent == 23
+    assert fixed == [id(tensor) for tensor in (sequences.states, steps.written, steps.logits)]
+    assert sequences.cache.extent == 23
 
 
 @pytest.mark.gpu

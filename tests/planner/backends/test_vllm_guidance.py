@@ -69,11 +69,11 @@ def plain_loop(continuation: Continuation, vocab: int) -> list[list[int]]:
                 if continuation.scale != 1:
                     away = network([*continuation.unconditional, *text], vocab)[None]
                     logits = guide(logits, away, continuation.scale)
-                allowed = constraint.allowed()[None, constraint.rows]
+                allowed = constraint.allowed()[None, constraint.head_rows]
                 column = draws[:, len(text)]
                 sampling = GREEDY if constraint.is_greedy else continuation.sampling
-                picked = sample(logits[:, constraint.rows], sampling, column, allowed)
-                tokens = [int(picked) + constraint.rows.start]
+                picked = sample(logits[:, constraint.head_rows], sampling, column, allowed)
+                tokens = [int(picked) + constraint.head_rows.start]
             for token in tokens:
                 constraint.accept(token)
                 text.append(token)
