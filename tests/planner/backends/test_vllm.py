@@ -174,7 +174,7 @@ def test_a_whole_plan_is_the_same(vllm: VllmBackend, pt: PtBackend) -> None:
     assert plans[0].key_scale == "E minor" and [len(row) for row in plans[0].codes] == [50, 50]
 
 
-def test_a_take_that_another_request_parts_is_the_same(
+def test_a_take_that_another_request_desyncs_is_the_same(
     vllm: VllmBackend, pt: PtBackend, make_codes: Callable[..., Continuation]
 ) -> None:
     """Strangers leave room for one half of the first pair and a piece of the other."""
@@ -182,12 +182,12 @@ def test_a_take_that_another_request_parts_is_the_same(
     room = engine.limits.tokens - len(continuation.conditional) - 2
     for stranger, tokens in enumerate((room // 3, room // 3, room - 2 * (room // 3))):
         engine.add(f"stranger {stranger}", ("nobody", 0), [5] * tokens, 1)
-    handed_in: list[str] = []
+    added: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         add = engine.add
-        patch.setattr(engine, "add", lambda name, *rest: (handed_in.append(name), add(name, *rest)))
+        patch.setattr(engine, "add", lambda name, *rest: (added.append(name), add(name, *rest)))
         written = vllm.generate(continuation, ignore)
-    assert len(handed_in) > 4, "the pair was not parted: this test is void"
+    assert len(added) > 4, "the pair did not desync: this test is void"
     assert written == pt.generate(make_codes(2, 20, SAMPLED), ignore)
 
 
