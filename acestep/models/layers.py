@@ -18,7 +18,7 @@ from acestep.types import States, TokenMask
 
 Heads = Float[Tensor, "batch head token depth"]
 AttentionMask = Float[Tensor, "#batch 1 #token source"]  # added to the scores
-Times = Float[Tensor, " batch"]  # 1 is noise, 0 is music
+Times = Float[Tensor, " batch"]  # 1 is noise, 0 is clean latents
 TransformerConfig = AceStepConfig | Qwen3Config  # both name their sizes alike
 
 TIME_FREQUENCIES = 128
