@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from acestep.errors import UnsoundResult
+from acestep.models.text_encoder import LYRICS_TOKENS
 from acestep.planner import prompt as prompts
 from acestep.planner import think_block as plans
 from acestep.planner.backends import Backend, Continuation
@@ -28,7 +29,6 @@ from acestep.request.planned import PlannedRequest
 from acestep.seeds import draw_seed, take_seed
 
 BLOCK_TOKENS = 128  # the `<think>` block without its free text
-LYRICS_TOKENS = 2048  # as many as the text encoder reads
 UNDERSTAND_TEMPERATURE = 0.3  # a description should not surprise
 
 

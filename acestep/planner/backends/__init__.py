@@ -7,19 +7,19 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from acestep.config import BackendName
 from acestep.errors import CheckpointError, Unavailable, UnsoundResult
 from acestep.models.config import CONFIG_FILE, Qwen3Config
 from acestep.planner.grammar import TokenConstraint
 from acestep.planner.sampling import Sampling
 from acestep.planner.vocabulary import Vocabulary
 
-BackendName = Literal["auto", "pt", "vllm"]
 OnToken = Callable[[int, int], None]  # tokens done of tokens in all, per sequence; may raise
 
 logger = logging.getLogger(__name__)
