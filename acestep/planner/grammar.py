@@ -110,7 +110,9 @@ class BlockLayout:
         return tuple(name for name in FIELDS if name not in left_out)
 
 
-def prepare(vocabulary: Vocabulary, max_duration: float = MAX_DURATION) -> None:
+def prepare(
+    vocabulary: Vocabulary, max_duration: float = MAX_DURATION, *, has_caption: bool = True
+) -> None:
     """Do what the first `MetadataGrammar` would wait for, so that an idle program has it done.
 
     xgrammar imports transformers whichever of its modules is asked for: a second of CPU time, two
@@ -119,8 +121,10 @@ def prepare(vocabulary: Vocabulary, max_duration: float = MAX_DURATION) -> None:
 
     Args:
         max_duration: as in the layouts to come; every other layout finds most of it compiled, too.
+        has_caption: as in the layouts to come.
     """
-    vocabulary.compiler.compile_regex(BlockLayout(max_duration=max_duration).regex)
+    layout = BlockLayout(has_caption=has_caption, max_duration=max_duration)
+    vocabulary.compiler.compile_regex(layout.regex)
 
 
 class MetadataGrammar:

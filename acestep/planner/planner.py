@@ -56,9 +56,9 @@ class Planner:
         """How many different codes the model can write; the DiT must know as many."""
         return self.backend.vocabulary.codebook_size
 
-    def prepare(self) -> None:
-        """Import what grammars need, and compile the one that every plan begins with."""
-        prepare(self.backend.vocabulary)
+    def prepare(self, preset: Preset) -> None:
+        """Import what grammars need, and compile the one that a checkpoint's plans begin with."""
+        prepare(self.backend.vocabulary, preset.longest_plan, has_caption=preset.rewrite_caption)
 
     def plan(self, request: PlannedRequest, preset: Preset, report: Reporter) -> Plan:
         """Plan every take of a request: one set of metadata, one row of codes per take.

@@ -66,6 +66,16 @@ def test_what_is_prepared_need_not_be_compiled_again(tokenizer: Tokenizer):
     assert vocabulary.compiler.get_cache_size_bytes() > compiled
 
 
+def test_a_block_without_a_caption_can_be_prepared(tokenizer: Tokenizer):
+    vocabulary = Vocabulary(tokenizer, codebook_size=90)
+    prepare(vocabulary, has_caption=False)
+    compiled = vocabulary.compiler.get_cache_size_bytes()
+    MetadataGrammar(vocabulary, BlockLayout(has_caption=False))
+    assert vocabulary.compiler.get_cache_size_bytes() == compiled
+    MetadataGrammar(vocabulary, BlockLayout())
+    assert vocabulary.compiler.get_cache_size_bytes() > compiled
+
+
 def test_500_random_requests_keep_what_the_user_gave_and_fill_the_rest(vocabulary: Vocabulary):
     dice = random.Random(0)
     for _ in range(500):
