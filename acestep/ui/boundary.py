@@ -26,7 +26,7 @@ def bounded(handler: Callable[..., Any]) -> Callable[..., Any]:
             try:
                 yield from handler(*args)
             except AceStepError as error:
-                raise shown(error) from error
+                raise message_box(error) from error
 
         return steps
 
@@ -35,12 +35,12 @@ def bounded(handler: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return handler(*args)
         except AceStepError as error:
-            raise shown(error) from error
+            raise message_box(error) from error
 
     return call
 
 
-def shown(error: AceStepError) -> gr.Error:
+def message_box(error: AceStepError) -> gr.Error:
     """The message box for an error, titled with the field.
 
     Gradio renders the message as HTML and sentences quote what the user typed, so it is escaped.
@@ -60,7 +60,7 @@ def shown(error: AceStepError) -> gr.Error:
     )
 
 
-def said(words: str) -> str:
+def line(words: str) -> str:
     """A sentence below a control, as HTML."""
     return f'<p role="status">{html.escape(words)}</p>'
 

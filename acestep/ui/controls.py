@@ -14,11 +14,11 @@ from gradio.components import Component
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from acestep.config import AUTO
 from acestep.request import schema
 from acestep.request.values import KEY_SCALES, LANGUAGES, TIME_SIGNATURES, UNKNOWN_LANGUAGE
 from acestep.ui.events import Updates
 
-AUTO = "auto"
 EMPTY = ""  # what a box or a list holds while the choice is left to the program
 Choices = Sequence[tuple[str, str]]  # (shown, sent)
 NO_LISTS: Mapping[str, Choices] = MappingProxyType({})
@@ -43,7 +43,7 @@ LANGUAGE_NAMES = MappingProxyType(
 )
 
 
-def draw(
+def control_of(
     name: str,
     field: FieldInfo,
     value: Any,
@@ -58,10 +58,10 @@ def draw(
     common: dict[str, Any] = {"label": field.title, "elem_id": elem_id(name, field, prefix)}
     if is_upload(field):  # Not editable: a trimmed song is another file, with other times.
         return gr.Audio(
-            shown(field, value), type="filepath", sources=["upload"], editable=False, buttons=[],
+            as_shown(field, value), type="filepath", sources=["upload"], editable=False, buttons=[],
             **common,
         )  # fmt: skip
-    common |= {"info": explanation(field), "value": shown(field, value)}
+    common |= {"info": explanation(field), "value": as_shown(field, value)}
     if (offered := lists.get(_widget(field))) is not None:
         return gr.Dropdown(list(offered), allow_custom_value=True, **common)
     if choices := _choices(field):
@@ -127,7 +127,7 @@ def may_be_open(field: FieldInfo) -> bool:
     return str not in types or NoneType in types
 
 
-def shown(field: FieldInfo, value: Any) -> Any:
+def as_shown(field: FieldInfo, value: Any) -> Any:
     """A field's value as its control shows it."""
     if _widget(field) == "opt-out":
         return value is not False

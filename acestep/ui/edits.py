@@ -14,19 +14,19 @@ from acestep.errors import AceStepError, InvalidRequest
 from acestep.request import Plan, schema
 from acestep.request.asked import Recording
 from acestep.request.values import TIME_SIGNATURES, UNKNOWN_LANGUAGE
-from acestep.ui.boundary import bounded, said, warned
+from acestep.ui.boundary import bounded, line, warned
 from acestep.ui.events import AT_ONCE, WATCHERS, Updates, steps_of
 from acestep.ui.form import Form
 
 MUSIC = ("lyrics", "vocal_language", "bpm", "key_scale", "time_signature")
 HEARD = ("bpm", "key_scale", "time_signature")
 REGION = ("repainting_start", "repainting_end")
-LOOK_SECONDS = 1.0  # between two looks at a job that says nothing
+PATIENCE_SECONDS = 1.0  # between two looks at a job that says nothing
 SHORT = 3.0  # seconds; the thirds of a longer song are whole seconds
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceBox:
     """The source's box and the lines below the controls that depend on it.
 
     Attributes:
@@ -85,7 +85,7 @@ class Source:
         if song is None:
             return {self.facts: "", **lines}
         try:
-            facts = said(songs.facts(song))
+            facts = line(songs.facts(song))
         except AceStepError as error:
             return {self.facts: warned(error), **lines}
         empty = {name for name in self.words if not values[self.form.fields[name]]}
@@ -101,7 +101,7 @@ class Source:
         except AceStepError:
             return ""  # said beside the source
         try:
-            return said(self.form.read(values, self.decisive).summary(seconds))
+            return line(self.form.read(values, self.decisive).summary(seconds))
         except AceStepError as error:
             return warned(error)
 
@@ -134,7 +134,7 @@ class Source:
             AudioError: the song is no longer there, or cannot be read.
         """
         return {
-            self.facts: said(songs.facts(song)),
+            self.facts: line(songs.facts(song)),
             **self.form.show({self.name: song}),
             **self._words_of(song, self.words),
             **self.form.show(self.proposed(songs.length(song))),
@@ -168,7 +168,7 @@ class Source:
 class Hearing:
     """What the planner hears in a source, offered beside the fields that may take it over."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: SourceBox) -> None:
         """Draw the button that listens, and the line that says what was heard."""
         prefix = source.form.prefix
         self.source = source
@@ -209,8 +209,8 @@ class Hearing:
         """Have the planner listen, and offer what it hears. Whoever goes away ends it."""
         job = engine.submit(Recording(source_audio=song), action="understand")
         try:
-            yield {**self._clear(), self.line: said("Listening …")}
-            *_, job = steps_of(engine, job.id, LOOK_SECONDS)
+            yield {**self._clear(), self.line: line("Listening …")}
+            *_, job = steps_of(engine, job.id, PATIENCE_SECONDS)
         finally:
             engine.cancel(job.id)
         if job.outcome is not None and job.outcome.plan is not None:
@@ -218,12 +218,12 @@ class Hearing:
         elif job.failure is not None and job.state != "cancelled":
             yield {**self._clear(), self.line: warned(job.failure.message)}
         else:
-            yield {**self._clear(), self.line: said("Cancelled.")}
+            yield {**self._clear(), self.line: line("Cancelled.")}
 
     def _offer(self, plan: Plan) -> Updates:
         known = {name: value for name in HEARD if (value := getattr(plan, name)) is not None}
         return {
-            self.line: said(heard(plan)),
+            self.line: line(heard(plan)),
             self.accept: gr.update(visible=bool(known)),
             self.heard: known,
         }

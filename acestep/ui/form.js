@@ -17,7 +17,7 @@ function clear() {
 function put(block, message) {
   line = document.createElement("p");
   line.id = `${block.id}-complaint`;
-  line.className = "complaint";
+  line.className = "complaint warning";
   line.setAttribute("role", "alert");
   line.textContent = message;
   block.append(line);

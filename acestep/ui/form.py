@@ -20,7 +20,7 @@ from acestep.request import Preset
 from acestep.request.schema import Schema
 from acestep.request.values import INSTRUMENTAL
 from acestep.ui import controls
-from acestep.ui.boundary import shown
+from acestep.ui.boundary import message_box
 from acestep.ui.controls import EMPTY, NO_LISTS, Choices
 from acestep.ui.events import AT_ONCE, Updates
 
@@ -84,7 +84,7 @@ class Form(Generic[Request]):
 
     def _draw(self, name: str) -> None:
         field, value = self.task.model_fields[name], _sung(name, self._at_first(name))
-        self.fields[name] = controls.draw(name, field, value, self.prefix, self._lists)
+        self.fields[name] = controls.control_of(name, field, value, self.prefix, self._lists)
 
     def _draw_instrumental(self) -> None:
         self.instrumental = gr.Checkbox(
@@ -143,7 +143,7 @@ class Form(Generic[Request]):
         """Updates that show these values of fields."""
         fields = self.task.model_fields
         updates: Updates = {
-            self.fields[name]: controls.shown(fields[name], _sung(name, value))
+            self.fields[name]: controls.as_shown(fields[name], _sung(name, value))
             for name, value in values.items()
         }
         if self.instrumental and "lyrics" in values:
@@ -176,7 +176,7 @@ class Form(Generic[Request]):
             gr.Error: the form does not have this field.
         """
         if error.field not in self.fields:
-            raise shown(error) from error
+            raise message_box(error) from error
         return {
             self.complaint: {
                 "field": self.fields[error.field].elem_id,

@@ -22,7 +22,7 @@ from acestep.engine.engine import Change, Engine, EngineState
 from acestep.engine.models import Checkpoints, Download, Downloads, Kind
 from acestep.errors import AceStepError, InvalidRequest
 from acestep.request import schema
-from acestep.ui.boundary import bounded, said, warned
+from acestep.ui.boundary import bounded, line, warned
 from acestep.ui.controls import Choices
 from acestep.ui.events import AT_ONCE, WATCHERS, Updates
 from acestep.ui.form import Form
@@ -107,7 +107,7 @@ class Panel:
                 buttons=["copy"],
                 elem_id="folder",
             )
-            self._progress = gr.HTML(elem_id="downloads")
+            self._progress = gr.HTML(elem_id="downloads", elem_classes="said")
             self._cancel = gr.Button(
                 "Cancel Download", size="sm", elem_id="cancel-download", visible=False
             )
@@ -197,7 +197,7 @@ class Panel:
         except InvalidRequest as error:
             return {self._pending: warned(error)}
         is_applied = config == self._own(self._engine.state.config)
-        updates: Updates = {self._pending: "" if is_applied else said(NOT_APPLIED)}
+        updates: Updates = {self._pending: "" if is_applied else line(NOT_APPLIED)}
         places = self._places(config.checkpoints)
         for choice in self._choices:
             note, label = self._about(choice.kind, getattr(config, choice.name), places)
@@ -342,7 +342,7 @@ class Panel:
         if task is not None and not task.is_over:
             return "", ""  # the line of the download says it
         verb = "Resume Download" if task is not None or row.presence == "incomplete" else "Download"
-        return said(sentence), f"{verb} ({models.size_text(row.download)})"
+        return line(sentence), f"{verb} ({models.size_text(row.download)})"
 
 
 def status_line(state: EngineState, waits_for: str = "") -> str:
@@ -352,17 +352,17 @@ def status_line(state: EngineState, waits_for: str = "") -> str:
         waits_for: what the running song is called, when a switch waits for it.
     """
     if state.waiting_for is not None:
-        return said(f"Switches to {state.config.model} after the running song: {waits_for}.")
+        return line(f"Switches to {state.config.model} after the running song: {waits_for}.")
     match state.status:
         case "loading":
-            return said(f"Loading {state.config.model} …")
+            return line(f"Loading {state.config.model} …")
         case "failed" if state.failure is not None:
             return warned(state.failure.message)
     if state.loaded is None:
-        return said("Nothing is loaded. Initialize Service loads what is chosen; so does a song.")
+        return line("Nothing is loaded. Initialize Service loads what is chosen; so does a song.")
     loaded = state.loaded
     words = f"Loaded in {loaded.seconds:.1f} s: {loaded.model} on {loaded.device}."
-    return said(words + (f" Planner: {loaded.planner}" if loaded.planner else ""))
+    return line(words + (f" Planner: {loaded.planner}" if loaded.planner else ""))
 
 
 def download_line(row: Download) -> str:
@@ -374,7 +374,7 @@ def download_line(row: Download) -> str:
     done = f' value="{row.done}" max="{row.total}"' if row.total else ""
     name = html.escape(row.name)
     return (
-        f'<div class="running"><span>{name}: {html.escape(row.sentence)}</span>'
+        f'<div class="running"><p>{name}: {html.escape(row.sentence)}</p>'
         f'<progress aria-label="Download of {name}"{done}></progress></div>'
     )
 

@@ -16,7 +16,7 @@ from gradio.blocks import Block
 from acestep.engine.engine import Engine
 from acestep.request import TASKS, MusicRequest, Preset, schema
 from acestep.ui import controls
-from acestep.ui.edits import HEARD, Hearing, Source
+from acestep.ui.edits import HEARD, Hearing, SourceBox
 from acestep.ui.events import AT_ONCE, Updates
 from acestep.ui.examples import EXAMPLES
 from acestep.ui.form import Form
@@ -48,7 +48,7 @@ class Tab:
     door: gr.Tab
     form: Form[Any]
     with_planner: tuple[Block, ...] = ()
-    source: Source | None = None
+    source: SourceBox | None = None
     hearing: Hearing | None = None
 
     @property
@@ -112,7 +112,7 @@ def _groups(task: type[MusicRequest]) -> dict[str, list[str]]:
     return groups
 
 
-def _draw_source(form: Form[Any], names: Iterable[str]) -> Source | None:
+def _draw_source(form: Form[Any], names: Iterable[str]) -> SourceBox | None:
     """The source and the fields that say what to do with it, each with a line below."""
     box = form.task.source
     if box is None:
@@ -123,7 +123,7 @@ def _draw_source(form: Form[Any], names: Iterable[str]) -> Source | None:
     form.draw(*(name for name in names if name != box))
     says = hasattr(form.task, "summary")
     summary = gr.HTML(elem_id=f"{form.prefix}summary", elem_classes="said") if says else None
-    return Source(form, box, facts, summary)
+    return SourceBox(form, box, facts, summary)
 
 
 def _draw_folded(form: Form[Any], groups: Mapping[str, Iterable[str]]) -> dict[str, gr.Accordion]:

@@ -57,7 +57,6 @@ def choose(visit: Visit, elem_id: str, name: str) -> None:
     box = visit.page.locator(f"#{elem_id} input")
     box.fill(name)
     box.press("Enter")
-    box.press("Tab")
 
 
 def test_another_model_is_chosen_initialized_used_and_given_back_without_a_restart(

@@ -16,7 +16,7 @@ from acestep.library.recipe import pack
 from acestep.request import Cover, Plan, Repaint, Text2Music
 from acestep.request.asked import Recording
 from acestep.ui import edits, tabs
-from acestep.ui.boundary import said, warned
+from acestep.ui.boundary import line, warned
 from acestep.ui.tabs import Tab
 
 
@@ -76,7 +76,7 @@ def look(tab: Tab, values: dict[Any, Any]) -> dict[str, Any]:
 
 
 def test_what_a_person_named_a_file_does_not_become_html() -> None:
-    assert "<img" not in said("<img src=x>") + warned(AudioError("<img>")) + warned("<img>")
+    assert "<img" not in line("<img src=x>") + warned(AudioError("<img>")) + warned("<img>")
 
 
 def test_the_summary_follows_the_numbers(drawn: tuple[Tab, Tab], recording: Path) -> None:
@@ -184,7 +184,7 @@ def test_what_is_heard_is_offered_and_written_only_when_accepted(
     assert hearing is not None
     first, last = hearing.watch(engine, recording)
     assert "Listening" in first[hearing.line] and first[hearing.accept]["visible"] is False
-    assert last[hearing.line] == said("Heard: 96 BPM, E minor.")
+    assert last[hearing.line] == line("Heard: 96 BPM, E minor.")
     assert last[hearing.accept]["visible"] is True
     assert not set(drawn[1].form.components) & (set(first) | set(last))
     written = by_name(drawn[1], hearing.take_over(last[hearing.heard]))
@@ -208,7 +208,7 @@ def test_listening_is_a_job_that_anyone_can_cancel(
     )
     engine.cancel(job.id)
     (last,) = steps
-    assert last[hearing.line] == said("Cancelled.")
+    assert last[hearing.line] == line("Cancelled.")
     assert engine.job(job.id).state == "cancelled"
 
 
