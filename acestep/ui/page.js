@@ -218,7 +218,9 @@ const acestep = (() => {
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify({ id }),
     });
-    notice(answer.ok ? "" : (await answer.json()).error);
+    const told = await answer.json();
+    notice(told?.error ?? "");
+    if (told?.id !== undefined) return follow(told.id); // it runs again, as another job
     look();
   }
 

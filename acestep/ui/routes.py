@@ -39,7 +39,7 @@ def routes(engine: Engine, rows: Live, login_check: Callable[..., Any]) -> APIRo
 
     @router.post("/rerun")
     def rerun(id: str = Body(embed=True)) -> Response:
-        return _done(engine.rerun, id)
+        return _done(lambda id: {"id": engine.rerun(id).id}, id)
 
     @router.api_route("/song/{id}/{number}", methods=["GET", "HEAD"])
     def song(id: str, number: int, save: bool = False) -> Response:
@@ -54,12 +54,12 @@ def routes(engine: Engine, rows: Live, login_check: Callable[..., Any]) -> APIRo
 
 def _done(act: Callable[[str], Any], id: str) -> Response:
     try:
-        act(id)
+        answer = act(id)
     except Unavailable as error:
         return _refused(error, 404)
     except AceStepError as error:
         return _refused(error, 409)
-    return Response(status_code=204)
+    return JSONResponse(answer)
 
 
 def _file(

@@ -6,12 +6,17 @@ Needs Chromium (on Debian and Ubuntu: apt-get install chromium); without it thes
 """
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import soundfile
@@ -34,6 +39,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning"),
 ]
 
+COLD_START = 15.0  # seconds until something answers, on a busy machine
 FEW_SECONDS = 3_000  # milliseconds
 
 
@@ -115,8 +121,11 @@ def test_the_first_click_makes_a_song_with_progress_and_a_player(
 
 # Length of a song, and where it is after a jump, which needs its bytes by parts.
 SEEK = """async (audio) => {
-  if (audio.readyState < 1)
-    await new Promise((resume) => audio.addEventListener("loadedmetadata", resume));
+  const known = new Promise((resume) => audio.addEventListener("loadedmetadata", resume));
+  if (audio.readyState < 1) {
+    audio.preload = "auto"; // songs of before are not fetched until they are played
+    await known;
+  }
   const landed = new Promise((resume) => audio.addEventListener("seeked", resume));
   audio.currentTime = 1.5;
   await landed;
@@ -673,3 +682,127 @@ def test_the_planners_controls_are_there_only_with_a_planner(visit: Visit, studi
     expect(visit.page.locator("#status")).to_contain_text("Not loaded", timeout=SOON)
     studio.engine.configure(ServiceConfig())
     visit.ready()
+
+
+@dataclass
+class Program:
+    """The real program with the models that ship with it, in a process of its own."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    songs: Path
+
+    def engine_pid(self) -> int:
+        """The process that renders."""
+        command = ["pgrep", "-P", str(self.process.pid), "-f", "acestep.engine.child"]
+        return int(subprocess.run(command, capture_output=True, check=True).stdout.split()[0])
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    songs, port = tmp_path_factory.mktemp("songs"), free_port()
+    url = f"http://127.0.0.1:{port}/"
+    command = [sys.executable, "-m", "acestep", "--port", str(port), "--no-open"]
+    with (songs / "log.txt").open("w") as log:
+        process = subprocess.Popen(
+            [*command, "--output-dir", str(songs)], stdout=log, stderr=subprocess.STDOUT
+        )
+        began = time.monotonic()
+        while not answers(url):
+            assert process.poll() is None, (songs / "log.txt").read_text()
+            assert time.monotonic() - began < COLD_START, "The page took too long to answer."
+            time.sleep(0.05)
+        yield Program(process, url, songs)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) in (0, 130)
+    assert "Traceback" not in (songs / "log.txt").read_text()
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=2).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_the_real_program_is_opened_at_once_and_makes_a_song_that_plays(
+    visit: Visit, program: Program
+) -> None:
+    visit.page.goto(program.url)  # the splash, most likely, which opens the page
+    expect(visit.page.locator("#status")).to_contain_text(
+        "Ready · acestep-v15-nano-turbo", timeout=4 * SOON
+    )
+    visit.fill("duration", "10")
+    visit.open_rendering()
+    visit.fill("seed", "11")
+    visit.press_generate()
+    progress(visit.page, "Done: 10 s", 4 * SOON)
+    (song,) = program.songs.rglob("*.flac")
+    sound, rate = soundfile.read(song)
+    assert (rate, sound.shape) == (SAMPLE_RATE, (480_000, 2)) and abs(sound).max() > 0.01
+    take = visit.page.locator(".take").first
+    expect(take).to_contain_text("seed 11")
+    assert take.locator("audio").evaluate(SEEK) == pytest.approx([10.0, 1.5], abs=0.1)
+
+
+def test_the_real_model_can_be_cancelled_and_corrected(visit: Visit, program: Program) -> None:
+    visit.go(program.url)
+    songs = len(list(program.songs.rglob("*.flac")))
+    visit.fill("duration", "300")
+    visit.press_generate()
+    progress(visit.page, re.compile("token|step|Reading"))
+    visit.page.locator("#cancel").click()
+    progress(visit.page, "Cancelled.")
+    assert len(list(program.songs.rglob("*.flac"))) == songs
+    visit.fill("duration", "10")
+    visit.open_rendering()
+    visit.fill("steps", "50")
+    visit.press_generate()
+    refused = visit.page.get_by_text("Turbo models take 1–20 steps (you gave 50).")
+    expect(refused).to_be_visible(timeout=SOON)
+    visit.fill("steps", "2")
+    visit.press_generate()
+    progress(visit.page, "Done: 10 s", 4 * SOON)
+
+
+def test_the_real_model_repaints_its_own_song(visit: Visit, program: Program) -> None:
+    visit.go(program.url)
+    made = visit.page.locator(".take", has_text="seed 11").first
+    made.get_by_role("button", name="Repaint this").click()
+    expect(visit.page.locator("#repaint-facts")).to_contain_text("with seed 11", timeout=SOON)
+    visit.fill("repaint-start", "4")
+    visit.fill("repaint-end", "12")
+    expect(visit.page.locator("#repaint-summary")).to_contain_text(
+        "Will replace 0:04.0–0:10.0 (6.0 s) and add 2.0 s after the song.", timeout=SOON
+    )
+    visit.press_generate()
+    progress(visit.page, "Done: 12 s", 4 * SOON)
+    take = visit.page.locator(".take").first
+    expect(take).to_contain_text("Outside the region 0 samples changed.")
+    (edited,) = program.songs.rglob("*_repaint_*.flac")
+    request = json.loads(edited.with_suffix(".json").read_text())["request"]
+    source = Path(request["source_audio"])
+    assert source.is_relative_to(program.songs) and source.with_suffix(".safetensors").is_file()
+    before, after = soundfile.read(source)[0], soundfile.read(edited)[0]
+    assert len(after) == 12 * SAMPLE_RATE
+    assert np.array_equal(before[: 4 * SAMPLE_RATE], after[: 4 * SAMPLE_RATE])
+
+
+def test_an_engine_killed_while_it_renders_is_said_and_the_next_song_runs(
+    visit: Visit, program: Program
+) -> None:
+    visit.go(program.url)
+    visit.fill("duration", "300")
+    visit.press_generate()
+    progress(visit.page, re.compile("token|step"))
+    killed = program.engine_pid()
+    os.kill(killed, signal.SIGKILL)
+    row = visit.page.locator("#jobs > li").first
+    expect(row).to_have_attribute("data-state", "lost", timeout=SOON)
+    expect(row).to_contain_text(re.compile("engine.*(stopped|ended|killed)", re.I))
+    progress(visit.page, re.compile("engine.*(stopped|ended|killed)", re.I))
+    expect(row.get_by_role("button", name="Run again")).to_be_visible()
+    visit.fill("duration", "10")
+    visit.press_generate()
+    progress(visit.page, "Done: 10 s", 4 * SOON)
+    assert program.engine_pid() != killed
