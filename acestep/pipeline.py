@@ -184,11 +184,11 @@ def denoise(
     """Integrate from seeded noise to latents, in fp32 outside the network."""
     asked, channels = request.asked, store.silence.shape[-1]
     seeds = [take_seed(request.seed, take) for take in range(asked.takes)]
-    drawn = noise.draw_noise(seeds, timeline.frames, channels).to(store.device)
+    first_noise = noise.draw_noise(seeds, timeline.frames, channels).to(store.device)
     times = schedule.timesteps(
         is_turbo=request.is_turbo, steps=request.steps, shift=request.shift, custom=asked.timesteps
     )
-    start = task.start(request, source_latents, drawn, times)
+    start = task.start(request, source_latents, first_noise, times)
     steps = len(start.timesteps) - 1
     told = [conditionings[number] for number in per_step(guides, steps)]
     constraint = task.constraint(request, timeline, source_latents)
@@ -198,7 +198,9 @@ def denoise(
             step, request.dcw, asked.dcw_scaler, asked.dcw_high_scaler, asked.dcw_wavelet
         )
         step = replace(step, latents=corrected)
-        return step.latents if constraint is None else constraint.after_step(step, drawn, steps)
+        return (
+            step.latents if constraint is None else constraint.after_step(step, first_noise, steps)
+        )
 
     with store.denoiser() as denoiser:
         report("rendering", 0, steps)

@@ -128,7 +128,7 @@ class MusicService:
         """
         if self.has_planner and self._settings.policy == "keep":
             with self._lock, self._networks().planner() as planner:
-                planner.prepare()
+                planner.prepare(self.preset)
 
     def run(
         self,

@@ -22,11 +22,11 @@ from transformers import Qwen3Config as ReferenceConfig
 
 from acestep.models.config import Qwen3Config
 from acestep.models.qwen3 import Qwen3
-from acestep.planner.backends import Task
-from acestep.planner.backends.decoder import Decoder, fitting_dtype
+from acestep.planner.backends import Continuation
+from acestep.planner.backends.decoder import PackedQwen3, fitting_dtype
 from acestep.planner.backends.pt import PtBackend
-from acestep.planner.grammar import CodesPhase
-from acestep.planner.sampling import Sampling, draw, guide, sample
+from acestep.planner.grammar import AudioCodeConstraint
+from acestep.planner.sampling import Sampling, guide, sample, uniform_draws
 from acestep.planner.vocabulary import Vocabulary
 from acestep.runtime.devices import device_name
 from scripts.bench_start import bench_start
@@ -72,7 +72,7 @@ class Clock:
 
 
 class OnlyCodes(LogitsProcessor):
-    """Rules all other tokens out, as the grammar of the codes phase does; ticks once per step."""
+    """Rules all other tokens out, as the audio-code constraint does; ticks once per step."""
 
     def __init__(self, codes: slice, clock: Clock) -> None:
         self._codes, self._clock = codes, clock
@@ -86,27 +86,29 @@ class OnlyCodes(LogitsProcessor):
 
 @torch.inference_mode()
 def bench_planner(size: str, dtype: torch.dtype, steps: int, rounds: int) -> None:
-    """The codes phase of one song: guided, so a batch of two, and sampled."""
+    """The audio codes of one song: guided, so a batch of two, and sampled."""
     print(f"5 Hz planner {size}, {dtype}, after a prompt of {PROMPT_TOKENS} tokens")
     model = random_planner(size, dtype)
     vocabulary = published_vocabulary()
-    codes = CodesPhase(vocabulary, steps).rows
-    backend = PtBackend(vocabulary, Decoder(with_weights_of(model)))
+    codes = AudioCodeConstraint(vocabulary, steps).head_rows
+    backend = PtBackend(vocabulary, PackedQwen3(with_weights_of(model)))
     prompts = torch.randint(TEXT_TOKENS, (2, PROMPT_TOKENS))
     conditional, unconditional = prompts.tolist()
     ours, by_hand, generate = Clock(), Clock(), Clock()
 
     def write_ours() -> None:
-        phases = [CodesPhase(vocabulary, steps)]
+        constraints = [AudioCodeConstraint(vocabulary, steps)]
         backend.generate(
-            Task(conditional, unconditional, phases, [7], "codes", SAMPLING, GUIDANCE, steps + 1),
+            Continuation(
+                conditional, unconditional, constraints, [7], "codes", SAMPLING, GUIDANCE, steps + 1
+            ),
             lambda done, total: ours.tick() if 0 < done <= steps else None,
         )
 
     def write_by_hand() -> None:
         """A good loop around transformers: both branches in one batch, our sampler on the codes."""
         cache, ids = DynamicCache(config=model.config), prompts
-        draws = draw([7], "codes", steps)
+        draws = uniform_draws([7], "codes", steps)
         for step in range(steps):
             logits = model(ids, past_key_values=cache, logits_to_keep=1).logits[:, -1, codes]
             picked = sample(guide(*logits.chunk(2), GUIDANCE), SAMPLING, draws[:, step])
@@ -210,7 +212,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Measure this project beside its peers.")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (1 is the steadiest)")
     benches = parser.add_subparsers(dest="bench", required=True)
-    planner = benches.add_parser("planner", help="the 5 Hz language model's codes phase")
+    planner = benches.add_parser("planner", help="the 5 Hz language model's audio codes")
     planner.add_argument("--size", choices=PLANNERS, default="0.6B")
     planner.add_argument(
         "--dtype", choices=["bfloat16", "float32"], help="default: the faster one here"

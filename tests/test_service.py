@@ -11,6 +11,7 @@ import soundfile
 import torch
 from safetensors.torch import load_file, save_file
 
+from acestep.config import ServiceConfig
 from acestep.errors import (
     AudioError,
     Cancelled,
@@ -25,6 +26,7 @@ from acestep.planner.backends.pt import PtBackend
 from acestep.planner.planner import Planner
 from acestep.progress import CancelToken, Progress, Reporter
 from acestep.request import Plan, Text2Music, parse_request
+from acestep.request.schema import setting
 from acestep.runtime.store import Folders, ModelStore, StoreSettings
 from acestep.service import MusicService
 
@@ -351,3 +353,33 @@ def test_running_out_of_memory_says_what_helps_wherever_it_happens(
     asked = tmp_path / "tone.wav" if call == "understand" else request()
     with pytest.raises(OutOfMemory, match=r"Out of memory on .* Ask for .* shorter"):
         getattr(thinker, call)(asked)
+
+
+def test_a_new_setting_that_may_change_samples_is_in_the_recipe_by_itself(
+    tiny_models: Path,
+) -> None:
+    class Warmed(ServiceConfig):
+        warmth: float = setting(0.5, "models", "Warmth", "How warm.", recorded=True)
+        polish: bool = setting(False, "models", "Polish", "Changes no samples.")
+
+    config = Warmed(lm="none", device="cpu", checkpoints=tiny_models, warmth=0.7)
+    (track,) = MusicService.load(config).run(request())
+    assert track.recipe["service"] == {
+        "backend": "auto", "device": "cpu", "lm_device": "auto", "warmth": 0.7,
+    }  # fmt: skip
+
+
+def test_a_retry_that_cannot_be_loaded_says_so_and_the_next_run_loads_again(
+    turbo: MusicService, tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loud = service(altered(tiny_models, tmp_path / "vae", 1e6), turbo, torch.float16)
+    load = ModelStore.__init__
+
+    def full(self: ModelStore, settings: StoreSettings, report: Reporter) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+
+    monkeypatch.setattr(ModelStore, "__init__", full)
+    with pytest.raises(OutOfMemory, match="Out of memory on"):
+        loud.run(request())
+    monkeypatch.setattr(ModelStore, "__init__", load)
+    assert loud.run(request())[0].health.problem() is None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from acestep.cli.options import FIELDS, read_files, read_text, task_of
+from acestep.cli.options import REQUEST_FIELDS, read_files, read_text, task_of
 from acestep.cli.settings import service_config
 from acestep.cli.terminal import (
     INTERRUPTED,
@@ -110,7 +110,7 @@ def make(ctx: typer.Context, *, out: Out = "outputs", output: Output) -> None:
     """Render the request of a task whose verb this is."""
     assert ctx.info_name is not None
     task = task_of(ctx.info_name)
-    request = task.model_validate(read_files(task, ctx.meta[FIELDS]))
+    request = task.model_validate(read_files(task, ctx.meta[REQUEST_FIELDS]))
     render(ctx, request, out, output)
 
 
@@ -182,7 +182,7 @@ def run(
 def render(ctx: typer.Context, request: "MusicRequest", out: str, output: Output) -> None:
     """Render one request and say what came of it."""
     with client(ctx) as engine:
-        report = describe(engine.do(request, out=out))
+        report = outcome_report(engine.do(request, out=out))
     for sentence in report["warnings"]:
         output.note(f"Note: {sentence}")
     output.result(report, summary(report))
@@ -210,7 +210,7 @@ def run_lines(ctx: typer.Context, text: str, out: str, output: Output) -> None:
 
 def run_line(engine: Client, line: str, out: str) -> dict[str, Any]:
     """What `--json` prints for one line: what came of it, or why nothing did."""
-    ended = attempt(lambda: describe(engine.do(read_request(line, "The line"), out=out)))
+    ended = attempt(lambda: outcome_report(engine.do(read_request(line, "The line"), out=out)))
     engine.line.close()
     return ended if isinstance(ended, dict) else {"error": ended.model_dump()}
 
@@ -252,7 +252,7 @@ def read_request(text: str, where: str) -> "MusicRequest":
     return songs.request_in(data) if is_recipe else parse_request(data)
 
 
-def describe(outcome: "Outcome") -> dict[str, Any]:
+def outcome_report(outcome: "Outcome") -> dict[str, Any]:
     """What `--json` prints for one rendered request."""
     from acestep.media.audio import CHANNELS, SAMPLE_RATE
 

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from acestep.checkpoints.files import size_text
 from acestep.cli.options import ServiceCommand, expanded
 from acestep.cli.settings import service_config
-from acestep.cli.terminal import Output, guarded, interruptible, progress_line, size_text
+from acestep.cli.terminal import Output, guarded, interruptible, progress_line
 from acestep.errors import Cancelled, CheckpointError
 from acestep.ui import DEFAULT_HOST, DEFAULT_PORT
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 DECLINED = 6  # exit code: the user said no
 CHECK_MARKS = {"ok": "✔", "warn": "!", "fail": "✘"}
-MARKS = {"ready": "✔", "incomplete": "!", "missing": " "}
+STATE_MARKS = {"ready": "✔", "incomplete": "!", "missing": " "}
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A name from `acestep models list`.")]
 
@@ -70,7 +71,7 @@ def table(installed: "Sequence[Installed]") -> list[str]:
         size = "" if model.size is None else size_text(model.size)
         kind = KIND_NAMES[model.kind] if model.kind else "unknown"
         about = model.problems[0] if model.problems else model.description
-        mark = MARKS[model.state]
+        mark = STATE_MARKS[model.state]
         lines.append(f"{mark} {model.name:{width}}  {size:>8}  {kind:18}  {about}".rstrip())
     return [*lines, "", "✔ is here   ! cannot be used   others: acestep models download NAME"]
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from acestep.request import MusicRequest
 
-FIELDS = "acestep.request"  # where a RequestCommand leaves its fields in `ctx.meta`
+REQUEST_FIELDS = "acestep.request"  # where a RequestCommand leaves its fields in `ctx.meta`
 SETTINGS = "acestep.config"  # where a ServiceCommand leaves its settings
 GENERAL = "Options"  # heading of the options that belong to no group
 FROM_FILE = "@FILE"  # in a field's metavar: after an at sign, its text is read from a file
@@ -109,7 +109,7 @@ class ServiceCommand(GroupedCommand):
     def get_params(self, ctx: Any) -> list[Any]:
         if not self._made:
             self._made = self.make_options(ctx)
-            self.params = [*self._made.get(FIELDS, ()), *self.params, *self._made[SETTINGS]]
+            self.params = [*self._made.get(REQUEST_FIELDS, ()), *self.params, *self._made[SETTINGS]]
         return super().get_params(ctx)
 
     def invoke(self, ctx: Any) -> Any:
@@ -126,7 +126,7 @@ class ServiceCommand(GroupedCommand):
 
 class RequestCommand(ServiceCommand):
     """A command that also takes the fields of the task with its verb; their values are left in
-    `ctx.meta[FIELDS]`."""
+    `ctx.meta[REQUEST_FIELDS]`."""
 
     def make_options(self, ctx: Any) -> "dict[str, list[Any]]":
         from acestep.request import schema
@@ -143,7 +143,7 @@ class RequestCommand(ServiceCommand):
             field = fields[task.argument]
             argument = typer.Argument(metavar=_metavar(field), help=field.description)
             parameters.insert(0, _parameter(task.argument, argument, field, ...))
-        return {FIELDS: _clicked(parameters), **super().make_options(ctx)}
+        return {REQUEST_FIELDS: _clicked(parameters), **super().make_options(ctx)}
 
 
 def task_of(verb: str) -> "type[MusicRequest]":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from acestep.cli.jobs import client, describe
+from acestep.cli.jobs import client, outcome_report
 from acestep.cli.options import SETTINGS, ServiceCommand
 from acestep.cli.settings import service_config
 from acestep.cli.terminal import Output
@@ -85,7 +85,7 @@ def replay(
         if destination is not None:
             song = destination.adopt(Path(again.path), again.recipe["request"])
             again = again.model_copy(update={"path": str(song)})
-    report = describe(outcome.model_copy(update={"takes": [again]}))
+    report = outcome_report(outcome.model_copy(update={"takes": [again]}))
     identical = recipe["sha256"] == again.sha256
     reasons = [] if identical else differences(recipe, again.recipe)
     verdict = "identical" if identical else f"Not identical: {'; '.join(reasons)}."

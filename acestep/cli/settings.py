@@ -41,7 +41,7 @@ def settled(ctx: typer.Context) -> Settings:
     """
     config_class: type[ServiceConfig] = ctx.obj.config_class
     file = config_file()
-    layers = [(str(file), read_config(config_class, file))]
+    layers = [(str(file), read_config_file(config_class, file))]
     layers += [(name, {field: text}) for field, name, text in _environment(config_class)]
     for where, data in layers:
         _judge(config_class, data, where)
@@ -67,7 +67,7 @@ def config_file() -> Path:
     return Path(named) if named else Path(typer.get_app_dir("acestep")) / "config.toml"
 
 
-def read_config(config_class: "type[ServiceConfig]", file: Path) -> dict[str, Any]:
+def read_config_file(config_class: "type[ServiceConfig]", file: Path) -> dict[str, Any]:
     """What the file says, still to be judged; nothing when there is none.
 
     Raises:

@@ -143,8 +143,3 @@ def progress_line() -> Iterator[ProgressLine]:
         yield line
     finally:
         line.close()
-
-
-def size_text(count: int) -> str:
-    """Bytes as people write them: 4.8 GB."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

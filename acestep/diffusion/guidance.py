@@ -98,20 +98,20 @@ def adg(
 ) -> Latents:
     """Angle-domain guidance, Jin et al. 2025 (arXiv:2506.11039), with the angle limited to 30°.
 
-    Turns the predicted music of each frame away from its unconditional counterpart instead of
+    Turns the predicted x0 of each frame away from its unconditional counterpart instead of
     adding to it, so its length cannot grow. Needs t > 0. In float64 throughout: the arc cosine of
     two nearly equal frames has no digits to spare.
     """
     x, v, v_null = _double(latents), _double(conditional), _double(unconditional)
-    music, null = x - t * v, x - t * v_null
-    cosine = torch.cosine_similarity(music, null, dim=CHANNEL, eps=1e-8).unsqueeze(CHANNEL)
+    x0, x0_null = x - t * v, x - t * v_null
+    cosine = torch.cosine_similarity(x0, x0_null, dim=CHANNEL, eps=1e-8).unsqueeze(CHANNEL)
     angle = cosine.clamp(-MAX_COSINE, MAX_COSINE).acos()
-    turned = ((scale - 1 + 1e-3) * angle).clamp(-MAX_ANGLE, MAX_ANGLE)
-    away = music - null
-    squared = null.square().sum(CHANNEL, keepdim=True) + 1e-8
-    away = away - (away * null).sum(CHANNEL, keepdim=True) / squared * null
-    guided_music = turned.cos() * music + turned.sin() / angle.sin() * away
-    return ((x - guided_music) / t).to(conditional)
+    rotation = ((scale - 1 + 1e-3) * angle).clamp(-MAX_ANGLE, MAX_ANGLE)
+    away = x0 - x0_null
+    squared = x0_null.square().sum(CHANNEL, keepdim=True) + 1e-8
+    away = away - (away * x0_null).sum(CHANNEL, keepdim=True) / squared * x0_null
+    guided_x0 = rotation.cos() * x0 + rotation.sin() / angle.sin() * away
+    return ((x - guided_x0) / t).to(conditional)
 
 
 def _orthogonal(direction: Tensor, reference: Tensor) -> Tensor:

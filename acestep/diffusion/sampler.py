@@ -109,7 +109,7 @@ def sde(
     after_step: AfterStep | None = None,
     on_step: OnStep | None = None,
 ) -> Latents:
-    """Predict the music at every step, then noise it again down to the next time.
+    """Predict x0 at every step, then noise it again down to the next time.
 
     Multistep sampling of Song et al. 2023 (arXiv:2303.01469), algorithm 1. Follows the grid it is
     given, on base models too, where upstream's renoising forgets the shift.

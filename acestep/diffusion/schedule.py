@@ -1,4 +1,4 @@
-"""The times at which the network is asked, from 1 (noise) down to 0 (music).
+"""The times at which the network is asked, from 1 (noise) down to 0 (clean latents).
 
 Python floats: upstream rounds its grid to bf16, which moves base's times by up to 0.007 and makes
 some steps of a 50-step grid zero long.

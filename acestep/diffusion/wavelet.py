@@ -1,8 +1,8 @@
 """DCW: corrects what a step does to the slow and to the fast movement of the latents.
 
 Yu et al. 2026 (arXiv:2604.16044): a sampled state holds more noise than training's states at the
-same t. So each step is corrected along its difference from the music it predicts, the slow bands
-near the noise and the fast ones near the music. One level of an orthogonal wavelet, over time, per
+same t. So each step is corrected along its difference from the x0 it predicts, the slow bands
+near the noise and the fast ones near x0. One level of an orthogonal wavelet, over time, per
 channel.
 """
 
@@ -19,7 +19,7 @@ from acestep.diffusion.sampler import Step
 from acestep.request.values import Wavelet, WaveletCorrection
 from acestep.types import Latents
 
-Bands = Float[Tensor, "line 2 band"]  # low and high; a line is a channel of a take
+WaveletBands = Float[Tensor, "line 2 band"]  # low and high; a line is a channel of a take
 
 # Scaling filters with 1, 2, 3 and 4 vanishing moments (Daubechies 1992, Ten Lectures, table 6.1).
 FILTERS: Mapping[Wavelet, tuple[float, ...]] = MappingProxyType(
@@ -44,19 +44,19 @@ FILTERS: Mapping[Wavelet, tuple[float, ...]] = MappingProxyType(
 def dcw(
     step: Step, mode: WaveletCorrection, scaler: float, high_scaler: float, wavelet: Wavelet
 ) -> Latents:
-    """The step's latents, with each band pushed away from the predicted music's.
+    """The step's latents, with each band moved away from the predicted x0's.
 
-    band ← band + strength · (band − band of the music). The transform is linear, so only the
+    band ← band + strength · (band − band of x0). The transform is linear, so only the
     difference is taken apart and the sum of its scaled bands is added.
     """
     low_strength, high_strength = strengths(mode, step.t, scaler, high_scaler)
     if low_strength == high_strength == 0.0:
         return step.latents
-    music = step.before.float() - step.t * step.velocity.float()
-    bands = take_apart(step.latents.float() - music, wavelet)
+    x0 = step.before.float() - step.t * step.velocity.float()
+    bands = take_apart(step.latents.float() - x0, wavelet)
     scaled = bands * bands.new_tensor([[low_strength], [high_strength]])
-    push = put_together(scaled, wavelet, step.latents.shape)
-    return (step.latents.float() + push).to(step.latents.dtype)
+    correction = put_together(scaled, wavelet, step.latents.shape)
+    return (step.latents.float() + correction).to(step.latents.dtype)
 
 
 def strengths(
@@ -64,7 +64,7 @@ def strengths(
 ) -> tuple[float, float]:
     """How strongly a step from time t has its low and its high band corrected.
 
-    The low band is settled first, near the noise; the high band last, near the music.
+    The low band is settled first, near the noise; the high band last, near x0.
     """
     return {
         "off": (0.0, 0.0),
@@ -75,7 +75,7 @@ def strengths(
     }[mode]
 
 
-def take_apart(latents: Latents, wavelet: Wavelet) -> Bands:
+def take_apart(latents: Latents, wavelet: Wavelet) -> WaveletBands:
     """Both bands over time, half as many frames each; beyond its ends the song is zero."""
     filters = _filters(wavelet, latents)
     edge = filters.shape[-1] - 2
@@ -84,7 +84,7 @@ def take_apart(latents: Latents, wavelet: Wavelet) -> Bands:
     return functional.conv1d(padded, filters, stride=2)
 
 
-def put_together(bands: Bands, wavelet: Wavelet, shape: torch.Size) -> Latents:
+def put_together(bands: WaveletBands, wavelet: Wavelet, shape: torch.Size) -> Latents:
     """What `take_apart` took apart, of this shape."""
     filters = _filters(wavelet, bands)
     takes, frames, channels = shape

@@ -19,7 +19,7 @@ from acestep.engine.jobs import Failure, Job
 from acestep.engine.runner import InProcessRunner, Runner
 from acestep.progress import CancelToken, Progress
 
-IDLE_SECONDS = 0.5  # after a load, before what the first song needs is prepared
+PREPARE_AFTER_SECONDS = 0.5  # after a load, before what the first song needs is prepared
 GRACE_SECONDS = 2.0  # to end in order once the input has ended
 
 logger = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class Child:
         """The next operation; until there is one, what the first song needs is prepared."""
         if self._is_fresh:
             try:
-                return self._operations.get(timeout=IDLE_SECONDS)
+                return self._operations.get(timeout=PREPARE_AFTER_SECONDS)
             except queue.Empty:
                 self._prepare()
         return self._operations.get()

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 CANCEL_SECONDS = 30.0  # for a process to notice that its job is cancelled, before it is ended
 END_SECONDS = 5.0  # for a process to end once its input has
-LOOK_SECONDS = 0.05  # how often a running job's token is looked at
+CANCEL_LOOK_SECONDS = 0.05  # how often a running job's token is looked at
 LAST_LINES = 20  # of a process's stderr, kept to say why it ended
 
 
@@ -269,7 +269,7 @@ class ChildRunner:
                 process.kill()
                 raise Cancelled("Cancelled. Nothing was written.")
             try:
-                message = process.messages.get(timeout=LOOK_SECONDS)
+                message = process.messages.get(timeout=CANCEL_LOOK_SECONDS)
             except queue.Empty:
                 continue
             if message is None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from acestep.errors import AceStepError
-from acestep.library import recipe
+from acestep.library.recipe import read_recipe
 from acestep.media import sound_files
 from acestep.request import MusicRequest, parse_request
 from acestep.request.asked import Asked
@@ -72,15 +72,6 @@ def facts(song: Path) -> str:
     if made is not None and made.seed is not None:
         known.append(f"made here with seed {made.seed}")
     return " · ".join([song.name, *known])
-
-
-def read_recipe(song: Path) -> Mapping[str, Any]:
-    """The recipe inside a sound file, or in the `.json` beside one.
-
-    Raises:
-        AudioError: there is none, or it cannot be read.
-    """
-    return recipe.read_recipe(song)
 
 
 def request_in(made: Mapping[str, Any]) -> MusicRequest:

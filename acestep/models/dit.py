@@ -52,13 +52,13 @@ class DiTLayer(nn.Module):
         states: States,
         modulations: Float[Tensor, "batch modulation width"],
         conditions: Conditions | KeysValues,
-        positions: Rotary,
+        rope: Rotary,
         mask: AttentionMask | None,
     ) -> States:
         table = self.scale_shift_table + modulations
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = table.chunk(MODULATIONS, dim=1)
         modulated = self.self_attn_norm(states) * (1 + scale) + shift
-        states = states + gate * self.self_attn(modulated, positions=positions, mask=mask)
+        states = states + gate * self.self_attn(modulated, rope=rope, mask=mask)
         states = states + self.cross_attn(self.cross_attn_norm(states), conditions)
         modulated = self.mlp_norm(states) * (1 + mlp_scale) + mlp_shift
         return states + mlp_gate * self.mlp(modulated)
@@ -132,11 +132,11 @@ class DiT(nn.Module):
             if isinstance(states, Tensor)
             else states
         )
-        positions = rotary(x.shape[1], self.config, x)
+        rope = rotary(x.shape[1], self.config, x)
         windows = [self.config.window(i) for i in range(len(self.layers))]
         masks = {window: attention_mask(x, window) for window in set(windows)}
         for layer, condition, window in zip(self.layers, conditions, windows, strict=True):
-            x = layer(x, modulations, condition, positions, masks[window])
+            x = layer(x, modulations, condition, rope, masks[window])
         shift, scale = (self.scale_shift_table + embedding[:, None]).chunk(2, dim=1)
         velocity = self.proj_out(self.norm_out(x) * (1 + scale) + shift)
         return velocity[:, :frames].to(latents.dtype)

@@ -1,4 +1,4 @@
-"""What the networks are made of: norm, rotary positions, attention, SwiGLU, encoder layers.
+"""What the networks are made of: norm, RoPE, attention, SwiGLU, encoder layers.
 
 The blocks are Qwen3's (arXiv:2505.09388) without biases; attribute names are checkpoint keys.
 Positions, frequencies and norm statistics are always computed in fp32, whatever the weights are.
@@ -18,7 +18,7 @@ from acestep.types import States, TokenMask
 
 Heads = Float[Tensor, "batch head token depth"]
 AttentionMask = Float[Tensor, "#batch 1 #token source"]  # added to the scores
-Times = Float[Tensor, " batch"]  # 1 is noise, 0 is music
+Times = Float[Tensor, " batch"]  # 1 is noise, 0 is clean latents
 TransformerConfig = AceStepConfig | Qwen3Config  # both name their sizes alike
 
 TIME_FREQUENCIES = 128
@@ -57,14 +57,14 @@ class RMSNorm(nn.Module):
 
 
 def rotary(length: int, config: TransformerConfig, like: Tensor) -> Rotary:
-    """Rotary positions 0 … length−1 in the dtype and on the device of `like`."""
+    """RoPE of positions 0 … length−1, in the dtype and on the device of `like`."""
     return rotary_at(torch.arange(length, device=like.device), config, like.dtype)
 
 
 def rotary_at(
     positions: Int[Tensor, "*batch token"], config: TransformerConfig, dtype: torch.dtype
 ) -> Rotary:
-    """Rotary positions (arXiv:2104.09864) of tokens that need not start at 0.
+    """RoPE (arXiv:2104.09864) of positions that need not start at 0.
 
     Made per call rather than kept as a buffer: casting a module to bf16 would round the
     frequencies, which is a radian off after a thousand positions.
@@ -76,10 +76,10 @@ def rotary_at(
     return Rotary(angles.cos().to(dtype), angles.sin().to(dtype))
 
 
-def rotate(heads: Heads, positions: Rotary) -> Heads:
+def rotate(heads: Heads, rope: Rotary) -> Heads:
     """Turn the pairs (k, k + depth/2) by their position's angles."""
     low, high = heads.chunk(2, dim=-1)
-    return heads * positions.cos + torch.cat([-high, low], dim=-1) * positions.sin
+    return heads * rope.cos + torch.cat([-high, low], dim=-1) * rope.sin
 
 
 def attention_mask(
@@ -120,12 +120,12 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
 
     def keys_values(
-        self, source: Float[Tensor, "batch source width"], positions: Rotary | None = None
+        self, source: Float[Tensor, "batch source width"], rope: Rotary | None = None
     ) -> KeysValues:
         """What `forward` reads from `source`; worth keeping when the source does not change."""
         keys = self.k_norm(self._heads(self.k_proj(source)))
-        if positions is not None:
-            keys = rotate(keys, positions)
+        if rope is not None:
+            keys = rotate(keys, rope)
         return KeysValues(keys, self._heads(self.v_proj(source)))
 
     def forward(
@@ -133,15 +133,15 @@ class Attention(nn.Module):
         states: States,
         source: Float[Tensor, "batch source width"] | KeysValues | None = None,
         *,
-        positions: Rotary | None = None,
+        rope: Rotary | None = None,
         mask: AttentionMask | None = None,
     ) -> States:
         """Attend from `states` to `source`, or to themselves when there is none."""
         queries = self.q_norm(self._heads(self.q_proj(states)))
-        if positions is not None:
-            queries = rotate(queries, positions)
+        if rope is not None:
+            queries = rotate(queries, rope)
         if not isinstance(source, KeysValues):
-            source = self.keys_values(states if source is None else source, positions)
+            source = self.keys_values(states if source is None else source, rope)
         keys, values = source
         if mask is not None:
             # With a mask no fused kernel shares key-value heads, so they are repeated.
@@ -180,10 +180,8 @@ class EncoderLayer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = SwiGLU(config)
 
-    def forward(self, states: States, positions: Rotary, mask: AttentionMask | None) -> States:
-        states = states + self.self_attn(
-            self.input_layernorm(states), positions=positions, mask=mask
-        )
+    def forward(self, states: States, rope: Rotary, mask: AttentionMask | None) -> States:
+        states = states + self.self_attn(self.input_layernorm(states), rope=rope, mask=mask)
         return states + self.mlp(self.post_attention_layernorm(states))
 
 
@@ -196,11 +194,11 @@ class EncoderLayers(nn.ModuleList):
 
     def forward(self, states: States, padding: TokenMask | None = None) -> States:
         """Encode; where `padding` is False a position is seen by nobody."""
-        positions = rotary(states.shape[1], self.config, states)
+        rope = rotary(states.shape[1], self.config, states)
         windows = [self.config.window(i) for i in range(len(self))]
         masks = {window: attention_mask(states, window, padding) for window in set(windows)}
         for layer, window in zip(self, windows, strict=True):
-            states = layer(states, positions, masks[window])
+            states = layer(states, rope, masks[window])
         return states
 
 

@@ -111,11 +111,11 @@ class Qwen3(nn.Module):
         else:
             positions = cache.grow(ids.shape[1])
             extent = cache.extent
-        turns = rotary_at(positions[:, None], self.config, states.dtype)
+        rope = rotary_at(positions[:, None], self.config, states.dtype)
         mask = causal_mask(positions, extent, states.dtype)
         for index, layer in enumerate(self.layers):
             remember = partial(cache.write, index, positions) if cache is not None else None
-            states = layer(states, turns, mask, remember)
+            states = layer(states, rope, mask, remember)
         return self.norm(states)
 
 
@@ -132,16 +132,16 @@ class DecoderLayer(nn.Module):
     def forward(
         self,
         states: States,
-        positions: Rotary,
+        rope: Rotary,
         mask: AttentionMask,
         remember: Callable[[KeysValues], KeysValues] | None = None,
     ) -> States:
         """`remember` stores these tokens' keys and values and returns all there are."""
         normed = self.input_layernorm(states)
-        entries = self.self_attn.keys_values(normed, positions)
+        entries = self.self_attn.keys_values(normed, rope)
         if remember is not None:
             entries = remember(entries)
-        states = states + self.self_attn(normed, entries, positions=positions, mask=mask)
+        states = states + self.self_attn(normed, entries, rope=rope, mask=mask)
         return states + self.mlp(self.post_attention_layernorm(states))
 
 

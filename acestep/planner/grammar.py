@@ -1,8 +1,9 @@
 """Which tokens may come next: the `<think>` block as one regular expression, the codes as a count.
 
-Nothing here knows the network. A `Phase` is the state of one sequence: ask it for forced tokens
-first (they need no sampling and are fed in one step), then for the allowed ones, and tell it what
-was picked. Values the user gave are literals in the expression, so the planner cannot change them.
+Nothing here knows the network. A `TokenConstraint` is the state of one sequence: ask it for forced
+tokens first (they need no sampling and are fed in one step), then for the allowed ones, and tell it
+what was picked. Values the user gave are literals in the expression, so the planner cannot change
+them.
 """
 
 import re
@@ -28,14 +29,14 @@ _WORD = r"[^\x00-\x20\x7f`<]"
 _TEXT = rf"{_WORD}[^\x00-\x1f\x7f`<]*(\n\n?\n?  {_WORD}[^\x00-\x1f\x7f`<]*)*"
 _LYRICS = r"[^\x00-\x09\x0b-\x1f\x7f<]*"
 
-Allowed = Bool[Tensor, " vocab"]
+AllowedTokens = Bool[Tensor, " vocab"]
 
 
-class Phase(Protocol):
+class TokenConstraint(Protocol):
     """What one sequence may still write."""
 
     @property
-    def rows(self) -> slice:
+    def head_rows(self) -> slice:
         """The token ids that can be sampled at all: the rows of the head that are needed."""
         ...
 
@@ -51,7 +52,7 @@ class Phase(Protocol):
         """The tokens that must come next, as far as there is no choice. Changes nothing."""
         ...
 
-    def allowed(self) -> Allowed:
+    def allowed(self) -> AllowedTokens:
         """True for every token of the vocabulary that may come next (on the CPU)."""
         ...
 
@@ -65,7 +66,7 @@ class Phase(Protocol):
 
 
 @dataclass(frozen=True)
-class Form:
+class BlockLayout:
     """What the block must look like.
 
     Args:
@@ -109,37 +110,41 @@ class Form:
         return tuple(name for name in FIELDS if name not in left_out)
 
 
-def prepare(vocabulary: Vocabulary, max_duration: float = MAX_DURATION) -> None:
-    """Do what the first `Grammar` would wait for, so that an idle program has it done by then.
+def prepare(
+    vocabulary: Vocabulary, max_duration: float = MAX_DURATION, *, has_caption: bool = True
+) -> None:
+    """Do what the first `MetadataGrammar` would wait for, so that an idle program has it done.
 
     xgrammar imports transformers whichever of its modules is asked for: a second of CPU time, two
     without cached bytecode. Reading a published vocabulary and compiling the block takes another
-    0.4 s. May run in any thread; a `Grammar` that comes too early does the same work itself.
+    0.4 s. May run in any thread; a grammar that comes too early does the same work itself.
 
     Args:
-        max_duration: as in the forms to come; every other form finds most of it compiled, too.
+        max_duration: as in the layouts to come; every other layout finds most of it compiled, too.
+        has_caption: as in the layouts to come.
     """
-    vocabulary.compiler.compile_regex(Form(max_duration=max_duration).regex)
+    layout = BlockLayout(has_caption=has_caption, max_duration=max_duration)
+    vocabulary.compiler.compile_regex(layout.regex)
 
 
-class Grammar:
+class MetadataGrammar:
     """The state of one sequence that writes the block (and lyrics)."""
 
     def __init__(
-        self, vocabulary: Vocabulary, form: Form, free_text_tokens: int = FREE_TEXT_TOKENS
+        self, vocabulary: Vocabulary, layout: BlockLayout, free_text_tokens: int = FREE_TEXT_TOKENS
     ) -> None:
         import xgrammar  # here, because it imports transformers: seconds that only Think needs
 
-        self.rows = slice(0, vocabulary.first_code)
+        self.head_rows = slice(0, vocabulary.first_code)
         self._vocabulary = vocabulary
-        self._form = form
+        self._layout = layout
         self._free_text_tokens = free_text_tokens
         self._field_tokens = 0  # written since the field's name
         self._bytes = bytearray()
         self._bitmask = xgrammar.allocate_token_bitmask(1, vocabulary.first_code)
         self._matcher = xgrammar.GrammarMatcher(
-            vocabulary.compiler.compile_regex(form.regex),
-            terminate_without_stop_token=not form.has_lyrics,
+            vocabulary.compiler.compile_regex(layout.regex),
+            terminate_without_stop_token=not layout.has_lyrics,
         )
 
     @property
@@ -168,11 +173,11 @@ class Grammar:
             certain += 1
         return tokens[:certain]
 
-    def allowed(self) -> Allowed:
+    def allowed(self) -> AllowedTokens:
         mask = torch.zeros(self._vocabulary.size, dtype=torch.bool)
         self._matcher.fill_next_token_bitmask(self._bitmask)
         bits = np.unpackbits(self._bitmask.numpy().view(np.uint8), bitorder="little")
-        mask[self.rows] = torch.from_numpy(bits[: self.rows.stop]).bool()
+        mask[self.head_rows] = torch.from_numpy(bits[: self.head_rows.stop]).bool()
         return mask
 
     def accept(self, token: int) -> None:
@@ -193,7 +198,7 @@ class Grammar:
 
     def _forced_text(self) -> str:
         if self._field_tokens >= self._free_text_tokens and self._field in ("caption", "genres"):
-            fields = self._form.fields
+            fields = self._layout.fields
             ending = f"\n{fields[fields.index(self._field) + 1]}:"
             if self._matcher.fork().accept_string(ending):  # not within a character or indent
                 return ending
@@ -203,14 +208,14 @@ class Grammar:
             return ""
 
 
-class CodesPhase:
+class AudioCodeConstraint:
     """The state of one sequence that writes exactly `count` audio codes and then ends."""
 
     is_greedy = False
 
     def __init__(self, vocabulary: Vocabulary, count: int) -> None:
         first = vocabulary.first_code
-        self.rows = slice(first, first + vocabulary.codebook_size)
+        self.head_rows = slice(first, first + vocabulary.codebook_size)
         self.count = count
         self.codes: list[int] = []
         self.is_done = False
@@ -220,7 +225,7 @@ class CodesPhase:
         choices = self._choices
         return [choices.start] if len(choices) == 1 else []
 
-    def allowed(self) -> Allowed:
+    def allowed(self) -> AllowedTokens:
         mask = torch.zeros(self._vocabulary.size, dtype=torch.bool)
         mask[self._choices.start : self._choices.stop] = True
         return mask
@@ -239,7 +244,7 @@ class CodesPhase:
             return range(0)
         if len(self.codes) == self.count:
             return range(self._vocabulary.end, self._vocabulary.end + 1)
-        return range(self.rows.start, self.rows.stop)
+        return range(self.head_rows.start, self.head_rows.stop)
 
 
 def _literal(text: str) -> str:

@@ -7,10 +7,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from acestep.errors import UnsoundResult
+from acestep.models.text_encoder import LYRICS_TOKENS
 from acestep.planner import prompt as prompts
 from acestep.planner import think_block as plans
-from acestep.planner.backends import Backend, Task
-from acestep.planner.grammar import FREE_TEXT_TOKENS, CodesPhase, Form, Grammar, Phase, prepare
+from acestep.planner.backends import Backend, Continuation
+from acestep.planner.grammar import (
+    FREE_TEXT_TOKENS,
+    AudioCodeConstraint,
+    BlockLayout,
+    MetadataGrammar,
+    TokenConstraint,
+    prepare,
+)
 from acestep.planner.prompt import Guided
 from acestep.planner.sampling import Sampling
 from acestep.planner.think_block import Description
@@ -21,7 +29,6 @@ from acestep.request.planned import PlannedRequest
 from acestep.seeds import draw_seed, take_seed
 
 BLOCK_TOKENS = 128  # the `<think>` block without its free text
-LYRICS_TOKENS = 2048  # as many as the text encoder reads
 UNDERSTAND_TEMPERATURE = 0.3  # a description should not surprise
 
 
@@ -49,9 +56,9 @@ class Planner:
         """How many different codes the model can write; the DiT must know as many."""
         return self.backend.vocabulary.codebook_size
 
-    def prepare(self) -> None:
-        """Import what grammars need, and compile the one that every plan begins with."""
-        prepare(self.backend.vocabulary)
+    def prepare(self, preset: Preset) -> None:
+        """Import what grammars need, and compile the one that a checkpoint's plans begin with."""
+        prepare(self.backend.vocabulary, preset.longest_plan, has_caption=preset.rewrite_caption)
 
     def plan(self, request: PlannedRequest, preset: Preset, report: Reporter) -> Plan:
         """Plan every take of a request: one set of metadata, one row of codes per take.
@@ -80,8 +87,8 @@ class Planner:
         chosen, rewrites = request.given(), request.rewrites(preset)
         if plans.is_whole(chosen) and not rewrites:
             return chosen.model_copy(update={"vocal_language": None})
-        form = Form(given=chosen, has_caption=rewrites, max_duration=preset.longest_plan)
-        grammar = self._grammar(form)
+        layout = BlockLayout(given=chosen, has_caption=rewrites, max_duration=preset.longest_plan)
+        grammar = self._grammar(layout)
         self._write(
             prompts.metadata_prompt(request),
             [grammar],
@@ -101,10 +108,12 @@ class Planner:
         if metadata.duration is None:
             raise UnsoundResult("The planner named no length for the song. Try another seed.")
         count = plans.code_count(metadata.duration)
-        phases = [CodesPhase(self.backend.vocabulary, count) for _ in range(request.takes)]
+        constraints = [
+            AudioCodeConstraint(self.backend.vocabulary, count) for _ in range(request.takes)
+        ]
         self._write(
             prompts.codes_prompt(request, metadata),
-            phases,
+            constraints,
             [take_seed(_seed(request), take) for take in range(request.takes)],
             name="planner/codes",
             sampling=Sampling.of(request),
@@ -112,7 +121,7 @@ class Planner:
             max_tokens=count + 1,
             report=report,
         )
-        return tuple(tuple(phase.codes) for phase in phases)
+        return tuple(tuple(constraint.codes) for constraint in constraints)
 
     def understand(
         self, codes: Sequence[int], report: Reporter, seed: int | None = None
@@ -145,7 +154,7 @@ class Planner:
         self, prompt: str, chosen: Plan, temperature: float, seed: int | None, report: Reporter
     ) -> Description:
         """A helper mode: a block with genres, then lyrics; never guided, for it is all words."""
-        grammar = self._grammar(Form(given=chosen, has_genres=True, has_lyrics=True))
+        grammar = self._grammar(BlockLayout(given=chosen, has_genres=True, has_lyrics=True))
         self._write(
             Guided(prompt, prompt),
             [grammar],
@@ -159,13 +168,13 @@ class Planner:
         found = plans.describe(grammar.text)
         return replace(found, plan=plans.keep_given(found.plan, chosen))
 
-    def _grammar(self, form: Form) -> Grammar:
-        return Grammar(self.backend.vocabulary, form, self._caption_tokens)
+    def _grammar(self, layout: BlockLayout) -> MetadataGrammar:
+        return MetadataGrammar(self.backend.vocabulary, layout, self._caption_tokens)
 
     def _write(
         self,
         prompt: Guided,
-        phases: Sequence[Phase],
+        constraints: Sequence[TokenConstraint],
         seeds: Sequence[int],
         *,
         name: str,
@@ -174,12 +183,12 @@ class Planner:
         max_tokens: int,
         report: Reporter,
     ) -> None:
-        """Let the backend write; what it wrote is in the phases."""
+        """Let the backend write; what it wrote is in the constraints."""
         encode = self.backend.vocabulary.encode
-        task = Task(
+        continuation = Continuation(
             conditional=encode(prompt.conditional),
             unconditional=encode(prompt.unconditional),
-            phases=phases,
+            constraints=constraints,
             seeds=seeds,
             name=name,
             sampling=sampling,
@@ -188,7 +197,7 @@ class Planner:
         )
         report("planning", 0, max_tokens)
         for tokens in watched(
-            lambda on_token: self.backend.generate(task, on_token),
+            lambda on_token: self.backend.generate(continuation, on_token),
             lambda done, total: report("planning", done, total),
         ):
             refuse_loops(tokens)

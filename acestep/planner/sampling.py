@@ -1,8 +1,8 @@
 """Logits → token, for a batch of takes: guidance → allowed tokens → temperature → top-k → top-p →
 draw, in fp32.
 
-Nothing here waits for the device. Chance comes in as whole numbers drawn beforehand, one per take
-and step, and the draw itself adds whole numbers only: sums of floats depend on the order in which a
+Nothing here waits for the device. Uniform draws come in as whole numbers made beforehand, one per
+take and step, and picking adds whole numbers only: sums of floats depend on the order in which a
 GPU adds them, sums of integers do not. So a take is the same alone and in a batch, run after run.
 """
 
@@ -44,8 +44,9 @@ class Sampling:
         return cls(request.lm_temperature, request.lm_top_k, request.lm_top_p)
 
 
-def draw(take_seeds: Sequence[int], name: str, steps: int) -> Draws:
-    """Chance for every step of every take, on the CPU: row k depends on seed k and name alone."""
+def uniform_draws(take_seeds: Sequence[int], name: str, steps: int) -> Draws:
+    """One uniform draw per step of every take, on the CPU: row k depends on seed k and name
+    alone."""
     rows = [
         torch.randint(2**_BITS, (steps,), generator=seeds.generator(seed, name))
         for seed in take_seeds
@@ -78,7 +79,7 @@ def sample(
 
     Args:
         logits: guided; fp32 is used whatever they are in.
-        draws: this step's column of `draw`, on the device of the logits.
+        draws: this step's column of `uniform_draws`, on the device of the logits.
         allowed: True for the tokens the grammar permits.
         greedy: True for the rows whose likeliest token is picked, whatever the temperature.
     """
@@ -94,7 +95,7 @@ def sample(
 def _draw_token(
     logits: Logits, sampling: Sampling, draws: Int[Tensor, " batch"]
 ) -> Int[Tensor, " batch"]:
-    """Temperature, top-k, top-p, and the token that chance falls on."""
+    """Temperature, top-k, top-p, and the token that the draw falls on."""
     probabilities = (logits / sampling.temperature).softmax(dim=-1)
     if not sampling.top_k and sampling.top_p >= 1:
         return _pick(_weights(probabilities), draws)

@@ -16,7 +16,7 @@ from acestep.types import Context, Latents, States
 
 
 class Denoiser(Protocol):
-    """The DiT as the pipeline sees it. `t` is 1 at noise and 0 at music."""
+    """The DiT as the pipeline sees it. `t` is 1 at noise and 0 at clean latents."""
 
     def velocity(self, latents: Latents, t: float, conditioning: Conditioning) -> Latents:
         """The velocity under the text."""

@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from acestep.config import BackendName
 from acestep.errors import CheckpointError, Unavailable
 from acestep.models.acestep import AceStep
 from acestep.models.config import AceStepConfig
@@ -24,7 +25,7 @@ from acestep.models.dit import DiT
 from acestep.models.load import load_acestep, load_silence, load_vae
 from acestep.models.text_encoder import TextEncoder
 from acestep.models.vae import Vae
-from acestep.planner.backends import BackendName, load_backend
+from acestep.planner.backends import load_backend
 from acestep.planner.backends.decoder import fitting_dtype
 from acestep.planner.backends.vllm import unavailable
 from acestep.planner.planner import Planner

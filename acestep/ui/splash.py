@@ -94,6 +94,8 @@ class Doorway:
         building: Future[tuple[ASGIApp, AbstractAsyncContextManager[object]]] = Future()
 
         def work() -> None:
+            if not building.set_running_or_notify_cancel():
+                return
             try:
                 building.set_result(self._build())
             except BaseException as error:
@@ -104,6 +106,7 @@ class Doorway:
         closing = asyncio.ensure_future(self._closing.wait())
         await asyncio.wait((built, closing), return_when=asyncio.FIRST_COMPLETED)
         if not built.done():
+            built.cancel()
             raise _Closed
         closing.cancel()
         return built.result()

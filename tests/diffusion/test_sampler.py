@@ -71,22 +71,22 @@ def test_heun_looks_twice_per_step_but_never_at_t_0() -> None:
 
 
 @pytest.mark.parametrize("solver", SAMPLERS)
-def test_every_sampler_reaches_the_music_along_straight_paths(solver: Solver) -> None:
+def test_every_sampler_reaches_x0_along_straight_paths(solver: Solver) -> None:
     grid = timesteps(is_turbo=True, steps=8, shift=3.0)
     latents = SAMPLERS[solver](straight, NOISE, grid, renoise=renoise([3], 20, 4))
     torch.testing.assert_close(latents, MUSIC, rtol=0.0, atol=1e-5)
 
 
-def test_sde_noises_the_predicted_music_down_to_the_next_time_of_the_grid() -> None:
+def test_sde_noises_the_predicted_x0_down_to_the_next_time_of_the_grid() -> None:
     fresh = draw_noise([3], 20, 4, name="renoise/0")
     latents = sde(straight, NOISE, (1.0, 0.3), renoise=renoise([3], 20, 4))
     torch.testing.assert_close(latents, 0.3 * fresh + 0.7 * MUSIC)
 
 
 def test_sde_keeps_the_statistics_of_every_noise_level() -> None:
-    """Between steps the state of a perfect network has mean (1 − t)·music and deviation t."""
+    """Between steps the state of a perfect network has mean (1 − t)·x0 and deviation t."""
     noise = draw_noise([5], frames=4000, channels=8)
-    music = torch.full_like(noise, 2.0)
+    x0 = torch.full_like(noise, 2.0)
     steps: list[Step] = []
 
     def record(step: Step) -> Tensor:
@@ -94,7 +94,7 @@ def test_sde_keeps_the_statistics_of_every_noise_level() -> None:
         return step.latents
 
     sde(
-        lambda x, t, step: (x - music) / t,
+        lambda x, t, step: (x - x0) / t,
         noise,
         timesteps(is_turbo=True, steps=8, shift=3.0),
         renoise=renoise([5], 4000, 8),

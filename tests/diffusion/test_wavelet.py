@@ -155,7 +155,7 @@ def test_bfloat16_latents_are_corrected_in_float32() -> None:
 
 
 def test_correction_plugs_into_a_sampler() -> None:
-    """Constant velocity 1 from 0: music is −t at every step, so pix pushes by 5 % of the rest."""
+    """Constant velocity 1 from 0: x0 is −t at every step, so pix pushes by 5 % of the rest."""
     latents = euler(
         lambda latents, t, step: torch.ones_like(latents),
         torch.zeros(1, 4, 1),

@@ -170,9 +170,9 @@ def test_bf16_weights_do_not_round_the_rotary_frequencies(tmp_path):
     assert {p.dtype for p in network.parameters()} == {torch.bfloat16}
     assert not list(network.buffers())
 
-    turned = []
+    rope = []
     network.get_submodule("layers.0.self_attn").register_forward_hook(
-        lambda module, inputs, kwargs, output: turned.append(kwargs["positions"]), with_kwargs=True
+        lambda module, inputs, kwargs, output: rope.append(kwargs["rope"]), with_kwargs=True
     )
     states = network(torch.randint(TINY.vocab_size, (1, 1200)))
     assert states.dtype == torch.bfloat16
@@ -180,7 +180,7 @@ def test_bf16_weights_do_not_round_the_rotary_frequencies(tmp_path):
     angles = torch.outer(torch.arange(1200, dtype=torch.float64), 1e6 ** (-2 * pair / 12))
     exact = angles.cos().repeat(1, 2)
     # 2^-9 is half a bf16 step below 1; rounded frequencies would be 0.1 rad off by then.
-    assert (turned[0].cos[0, 0].double() - exact).abs().max() < 2**-9 + 1e-3
+    assert (rope[0].cos[0, 0].double() - exact).abs().max() < 2**-9 + 1e-3
     assert rotary_at(torch.tensor([1199]), TINY, torch.float32).cos.dtype == torch.float32
 
 

@@ -9,27 +9,36 @@ import torch
 from tokenizers import Tokenizer
 
 from acestep.planner import think_block as plan_text
-from acestep.planner.grammar import CodesPhase, Form, Grammar, Phase, _whole_numbers, prepare
+from acestep.planner.grammar import (
+    AudioCodeConstraint,
+    BlockLayout,
+    MetadataGrammar,
+    TokenConstraint,
+    _whole_numbers,
+    prepare,
+)
 from acestep.planner.vocabulary import Vocabulary
 from acestep.request import Plan, Text2Music
 from acestep.request.values import KEY_SCALES, LANGUAGES, TIME_SIGNATURES
 
 
-def walk(phase: Phase, dice: random.Random, limit: int = 2000) -> list[int]:
+def walk(constraint: TokenConstraint, dice: random.Random, limit: int = 2000) -> list[int]:
     """A model that picks any allowed token, each with the same probability."""
     tokens: list[int] = []
-    while not phase.is_done:
+    while not constraint.is_done:
         assert len(tokens) < limit
-        step = phase.forced() or [dice.choice(phase.allowed().nonzero().flatten().tolist())]
+        step = constraint.forced() or [
+            dice.choice(constraint.allowed().nonzero().flatten().tolist())
+        ]
         for token in step:
-            phase.accept(token)
+            constraint.accept(token)
         tokens += step
     return tokens
 
 
-def write(phase: Phase, vocabulary: Vocabulary, text: str) -> None:
+def write(constraint: TokenConstraint, vocabulary: Vocabulary, text: str) -> None:
     for token in vocabulary.encode(text):
-        phase.accept(token)
+        constraint.accept(token)
 
 
 def random_request(dice: random.Random) -> Text2Music:
@@ -51,9 +60,19 @@ def test_what_is_prepared_need_not_be_compiled_again(tokenizer: Tokenizer):
     prepare(vocabulary, max_duration=240)
     compiled = vocabulary.compiler.get_cache_size_bytes()
     assert compiled > 0
-    Grammar(vocabulary, Form(max_duration=240))
+    MetadataGrammar(vocabulary, BlockLayout(max_duration=240))
     assert vocabulary.compiler.get_cache_size_bytes() == compiled
-    Grammar(vocabulary, Form(max_duration=60))
+    MetadataGrammar(vocabulary, BlockLayout(max_duration=60))
+    assert vocabulary.compiler.get_cache_size_bytes() > compiled
+
+
+def test_a_block_without_a_caption_can_be_prepared(tokenizer: Tokenizer):
+    vocabulary = Vocabulary(tokenizer, codebook_size=90)
+    prepare(vocabulary, has_caption=False)
+    compiled = vocabulary.compiler.get_cache_size_bytes()
+    MetadataGrammar(vocabulary, BlockLayout(has_caption=False))
+    assert vocabulary.compiler.get_cache_size_bytes() == compiled
+    MetadataGrammar(vocabulary, BlockLayout())
     assert vocabulary.compiler.get_cache_size_bytes() > compiled
 
 
@@ -61,11 +80,11 @@ def test_500_random_requests_keep_what_the_user_gave_and_fill_the_rest(vocabular
     dice = random.Random(0)
     for _ in range(500):
         chosen = random_request(dice).given()
-        form = Form(chosen, max_duration=dice.choice([30, 600]))
-        grammar = Grammar(vocabulary, form, free_text_tokens=12)
+        layout = BlockLayout(chosen, max_duration=dice.choice([30, 600]))
+        grammar = MetadataGrammar(vocabulary, layout, free_text_tokens=12)
         tokens = walk(grammar, dice)
         assert vocabulary.decode(tokens) == grammar.text
-        assert re.fullmatch(form.regex, grammar.text)
+        assert re.fullmatch(layout.regex, grammar.text)
         plan = plan_text.from_text(grammar.text)
         for name, value in chosen:
             if value not in (None, "", ()):
@@ -88,16 +107,16 @@ def test_a_given_caption_is_a_literal_whatever_it_holds(vocabulary: Vocabulary):
         "x<|im_end|>",
         "a\tb",
     ):
-        grammar = Grammar(vocabulary, Form(Plan(caption=caption)))
+        grammar = MetadataGrammar(vocabulary, BlockLayout(Plan(caption=caption)))
         walk(grammar, dice)
         assert plan_text.from_text(grammar.text).caption == caption
 
 
 def test_a_block_with_genres_and_lyrics_ends_with_the_turn(vocabulary: Vocabulary):
     dice = random.Random(2)
-    form = Form(Plan(vocal_language="en"), has_genres=True, has_lyrics=True)
+    layout = BlockLayout(Plan(vocal_language="en"), has_genres=True, has_lyrics=True)
     for _ in range(20):
-        grammar = Grammar(vocabulary, form, free_text_tokens=12)
+        grammar = MetadataGrammar(vocabulary, layout, free_text_tokens=12)
         tokens = walk(grammar, dice, limit=20_000)
         assert tokens[-1] == vocabulary.end and grammar.text.count("</think>") == 1
         described = plan_text.describe(vocabulary.decode(tokens))
@@ -105,7 +124,7 @@ def test_a_block_with_genres_and_lyrics_ends_with_the_turn(vocabulary: Vocabular
 
 
 def test_lyrics_are_text_of_several_lines(vocabulary: Vocabulary):
-    grammar = Grammar(vocabulary, Form(FULL, has_lyrics=True))
+    grammar = MetadataGrammar(vocabulary, BlockLayout(FULL, has_lyrics=True))
     for token in grammar.forced():
         grammar.accept(token)
     assert not grammar.is_done
@@ -127,7 +146,7 @@ FULL = Plan(
 
 
 def test_a_block_without_a_choice_is_forced_in_one_run(vocabulary: Vocabulary):
-    grammar = Grammar(vocabulary, Form(FULL))
+    grammar = MetadataGrammar(vocabulary, BlockLayout(FULL))
     forced = grammar.forced()
     assert forced == vocabulary.encode(plan_text.to_text(FULL))
     for token in forced:
@@ -137,7 +156,7 @@ def test_a_block_without_a_choice_is_forced_in_one_run(vocabulary: Vocabulary):
 
 def test_forced_runs_are_the_tokens_of_the_training_data(vocabulary: Vocabulary):
     """A name is forced without the space, which the tokenizer joins to the value's first word."""
-    grammar = Grammar(vocabulary, Form(Plan(bpm=96, caption="Calm")))
+    grammar = MetadataGrammar(vocabulary, BlockLayout(Plan(bpm=96, caption="Calm")))
     assert vocabulary.decode(grammar.forced()) == "<think>\nbpm: 96\ncaption: Calm\nduration:"
     write(grammar, vocabulary, "<think>\nbpm: 96\ncaption: Calm\nduration: 20")
     assert grammar.forced() == []  # 20 may become 200
@@ -148,7 +167,7 @@ def test_forced_runs_are_the_tokens_of_the_training_data(vocabulary: Vocabulary)
 
 def test_a_word_that_is_still_open_is_not_forced(vocabulary: Vocabulary):
     """Major and minor begin alike; the model learnt them as words, not as "m" and the rest."""
-    grammar = Grammar(vocabulary, Form(Plan(bpm=96, caption="Calm", duration=20)))
+    grammar = MetadataGrammar(vocabulary, BlockLayout(Plan(bpm=96, caption="Calm", duration=20)))
     write(grammar, vocabulary, "<think>\nbpm: 96\ncaption: Calm\nduration: 20\nkeyscale: C#")
     assert grammar.forced() == []
     (minor,) = vocabulary.encode(" minor")
@@ -156,20 +175,22 @@ def test_a_word_that_is_still_open_is_not_forced(vocabulary: Vocabulary):
 
 
 def test_asking_changes_nothing(vocabulary: Vocabulary):
-    grammar = Grammar(vocabulary, Form())
+    grammar = MetadataGrammar(vocabulary, BlockLayout())
     assert grammar.forced() == grammar.forced()
     assert torch.equal(grammar.allowed(), grammar.allowed())
     assert grammar.text == ""
 
 
 def test_each_sequence_has_a_state_of_its_own(vocabulary: Vocabulary):
-    one, other = (Grammar(vocabulary, Form(FULL)) for _ in range(2))
+    one, other = (MetadataGrammar(vocabulary, BlockLayout(FULL)) for _ in range(2))
     write(one, vocabulary, "<think>")
     assert one.text == "<think>" and other.text == ""
 
 
 def test_the_language_alone_is_greedy(vocabulary: Vocabulary):
-    grammar = Grammar(vocabulary, Form(Plan(bpm=96, caption="language: en", duration=20)))
+    grammar = MetadataGrammar(
+        vocabulary, BlockLayout(Plan(bpm=96, caption="language: en", duration=20))
+    )
     states = []
     for part in (
         "<think>\n",
@@ -187,14 +208,14 @@ def test_the_language_alone_is_greedy(vocabulary: Vocabulary):
 def test_a_block_can_do_without_a_caption(vocabulary: Vocabulary):
     dice = random.Random(4)
     for _ in range(10):
-        grammar = Grammar(vocabulary, Form(has_caption=False))
+        grammar = MetadataGrammar(vocabulary, BlockLayout(has_caption=False))
         walk(grammar, dice, limit=500)
         written = plan_text.read_fields(plan_text.split_think(grammar.text)[0])
         assert set(written) == {"bpm", "duration", "keyscale", "language", "timesignature"}
 
 
 def test_a_caption_that_never_ends_is_ended_between_two_characters(vocabulary: Vocabulary):
-    grammar = Grammar(vocabulary, Form(), free_text_tokens=6)
+    grammar = MetadataGrammar(vocabulary, BlockLayout(), free_text_tokens=6)
     write(grammar, vocabulary, "<think>\nbpm: 96\ncaption: Calm")
     for token in vocabulary.encode("ピアノピアノ")[:-1]:
         assert not vocabulary.decode(grammar.forced()).startswith("\n")
@@ -209,13 +230,13 @@ def test_a_caption_that_never_ends_is_ended_between_two_characters(vocabulary: V
 
 def test_a_token_that_is_not_allowed_is_refused(vocabulary: Vocabulary):
     with pytest.raises(ValueError, match="is not allowed after"):
-        Grammar(vocabulary, Form()).accept(vocabulary.first_code)
+        MetadataGrammar(vocabulary, BlockLayout()).accept(vocabulary.first_code)
     with pytest.raises(ValueError, match="is not allowed after 0 codes"):
-        CodesPhase(vocabulary, 2).accept(vocabulary.end)
+        AudioCodeConstraint(vocabulary, 2).accept(vocabulary.end)
 
 
 def test_captions_may_not_hold_control_tokens_or_codes(vocabulary: Vocabulary):
-    grammar = Grammar(vocabulary, Form())
+    grammar = MetadataGrammar(vocabulary, BlockLayout())
     write(grammar, vocabulary, "<think>\nbpm: 96\ncaption: Calm")
     allowed = grammar.allowed()
     assert not allowed[vocabulary.first_code :].any()
@@ -225,15 +246,17 @@ def test_captions_may_not_hold_control_tokens_or_codes(vocabulary: Vocabulary):
 
 
 def test_the_codes_phase_writes_exactly_so_many_legal_codes(vocabulary: Vocabulary):
-    phase = CodesPhase(vocabulary, 60)
+    constraint = AudioCodeConstraint(vocabulary, 60)
     first = vocabulary.first_code
     legal = torch.zeros(vocabulary.size, dtype=torch.bool)
     legal[first : first + 90] = True
-    assert torch.equal(phase.allowed(), legal) and phase.rows == slice(first, first + 90)
-    tokens = walk(phase, random.Random(3))
+    assert torch.equal(constraint.allowed(), legal) and constraint.head_rows == slice(
+        first, first + 90
+    )
+    tokens = walk(constraint, random.Random(3))
     assert len(tokens) == 61 and tokens[-1] == vocabulary.end
-    assert phase.codes == [token - first for token in tokens[:-1]]
-    assert not phase.allowed().any()
+    assert constraint.codes == [token - first for token in tokens[:-1]]
+    assert not constraint.allowed().any()
 
 
 @pytest.mark.parametrize(("low", "high"), [(30, 300), (10, 600), (10, 19), (7, 7), (1, 1234)])
@@ -245,7 +268,7 @@ def test_whole_numbers_match_the_range_and_nothing_else(low: int, high: int):
 
 
 def test_every_key_language_and_meter_is_a_path():
-    regex = re.compile(Form(Plan(bpm=96, caption="Calm")).regex)
+    regex = re.compile(BlockLayout(Plan(bpm=96, caption="Calm")).regex)
     choices = {
         "key_scale": KEY_SCALES,
         "vocal_language": LANGUAGES,
@@ -259,4 +282,4 @@ def test_every_key_language_and_meter_is_a_path():
 @pytest.mark.parametrize("caption", ["Rock: loud", "one\ntwo", "808", "it's " * 40, "日本 🎹"])
 def test_captions_as_the_training_data_wrote_them_are_paths(caption: str):
     text = plan_text.to_text(FULL.model_copy(update={"caption": caption.strip()}))
-    assert re.fullmatch(Form().regex, text)
+    assert re.fullmatch(BlockLayout().regex, text)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from acestep.errors import Cancelled, UnsoundResult
-from acestep.planner.backends import Backend, OnToken, Task
+from acestep.planner.backends import Backend, Continuation, OnToken
 from acestep.planner.backends.pt import PtBackend
 from acestep.planner.planner import Planner
 from acestep.planner.think_block import code_count
@@ -46,12 +46,12 @@ class Asked:
 
     def __init__(self, backend: Backend) -> None:
         self.vocabulary = backend.vocabulary
-        self.tasks: list[Task] = []
+        self.continuations: list[Continuation] = []
         self._backend = backend
 
-    def generate(self, task: Task, on_token: OnToken) -> list[list[int]]:
-        self.tasks.append(task)
-        return self._backend.generate(task, on_token)
+    def generate(self, continuation: Continuation, on_token: OnToken) -> list[list[int]]:
+        self.continuations.append(continuation)
+        return self._backend.generate(continuation, on_token)
 
     def close(self) -> None:
         raise AssertionError("nobody asked for this")
@@ -111,7 +111,7 @@ def test_only_the_codes_are_guided(asked: Asked) -> None:
     plan = Planner(asked, caption_tokens=24).plan(
         request(duration=10, lm_cfg_scale=4.0), PRESET, QUIET
     )
-    assert [(task.name, task.scale) for task in asked.tasks] == [
+    assert [(continuation.name, continuation.scale) for continuation in asked.continuations] == [
         ("planner/metadata", 1.0),
         ("planner/codes", 4.0),
     ]
@@ -146,17 +146,17 @@ def test_with_all_metadata_given_the_codes_follow_the_four_values_alone(asked: A
     plan = Planner(asked).plan(song, PRESET, QUIET)
     assert plan == Plan(**WHOLE, codes=plan.codes) and len(plan.codes[0]) == 50
     assert Planner(asked).plan(request(**WHOLE), SHORT, QUIET).codes == plan.codes
-    task, again = asked.tasks
-    assert again.conditional == task.conditional
+    continuation, again = asked.continuations
+    assert again.conditional == continuation.conditional
     block = "<think>\nbpm: 96\nduration: 10\nkeyscale: E minor\ntimesignature: 3\n</think>\n\n"
-    assert asked.vocabulary.decode(task.conditional).endswith(f"assistant\n{block}")
+    assert asked.vocabulary.decode(continuation.conditional).endswith(f"assistant\n{block}")
 
 
 @pytest.mark.parametrize("change", [{"rewrite_caption": True}, *({name: None} for name in WHOLE)])
 def test_what_is_open_or_to_be_rewritten_is_asked_for(asked: Asked, change: dict) -> None:
     song = request(**{**WHOLE, **change})
     Planner(asked, caption_tokens=24).metadata(song, SHORT, QUIET)
-    assert [task.name for task in asked.tasks] == ["planner/metadata"]
+    assert [continuation.name for continuation in asked.continuations] == ["planner/metadata"]
 
 
 def test_planning_reports_its_tokens_and_can_be_cancelled(planner: Planner) -> None:
@@ -192,8 +192,10 @@ class Looping:
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
 
-    def generate(self, task: Task, on_token: OnToken) -> list[list[int]]:
-        return [[self.vocabulary.first_code] * task.max_tokens for _ in task.phases]
+    def generate(self, continuation: Continuation, on_token: OnToken) -> list[list[int]]:
+        return [
+            [self.vocabulary.first_code] * continuation.max_tokens for _ in continuation.constraints
+        ]
 
     def close(self) -> None:
         raise AssertionError("nobody asked for this")

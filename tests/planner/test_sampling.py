@@ -6,16 +6,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acestep.planner.sampling import Sampling, draw, guide, is_sound, sample
+from acestep.planner.sampling import Sampling, guide, is_sound, sample, uniform_draws
 from acestep.request import Text2Music
 
 INF = float("inf")
 
 
 def restated(
-    logits: np.ndarray, sampling: Sampling, chance: float, allowed: np.ndarray | None
+    logits: np.ndarray, sampling: Sampling, draw: float, allowed: np.ndarray | None
 ) -> tuple[int, float]:
-    """The token by the book, in float64, and how far chance was from picking another one."""
+    """The token by the book, in float64, and how far the draw was from picking another one."""
     if allowed is not None:
         logits = np.where(allowed, logits, -np.inf)
     if sampling.temperature == 0:
@@ -35,8 +35,8 @@ def restated(
         p[before >= sampling.top_p] = 0
         p /= p.sum()
     edges = p.cumsum()
-    margin = min(margin, np.abs(edges - chance)[p > 0].min(), np.abs(edges - p - chance).min())
-    return int(order[int((edges <= chance).sum())]), margin
+    margin = min(margin, np.abs(edges - draw)[p > 0].min(), np.abs(edges - p - draw).min())
+    return int(order[int((edges <= draw).sum())]), margin
 
 
 samplings = st.builds(
@@ -55,7 +55,7 @@ def test_sampling_is_what_numpy_says(sampling: Sampling, seed: int, masked: bool
     allowed = random.random((4, 50)) < 0.3 if masked else None
     if allowed is not None:
         allowed[:, 7] = True
-    draws = draw([seed, seed + 1, seed + 2, seed + 3], "codes", 1)[:, 0]
+    draws = uniform_draws([seed, seed + 1, seed + 2, seed + 3], "codes", 1)[:, 0]
     tokens = sample(
         torch.from_numpy(logits),
         sampling,
@@ -64,8 +64,8 @@ def test_sampling_is_what_numpy_says(sampling: Sampling, seed: int, masked: bool
     )
     for row in range(4):
         permitted = None if allowed is None else allowed[row]
-        chance = int(draws[row]) / 2**31
-        token, margin = restated(logits[row].astype(np.float64), sampling, chance, permitted)
+        draw = int(draws[row]) / 2**31
+        token, margin = restated(logits[row].astype(np.float64), sampling, draw, permitted)
         assert permitted is None or permitted[tokens[row]]
         assert margin < 1e-5 or tokens[row] == token
 
@@ -73,7 +73,7 @@ def test_sampling_is_what_numpy_says(sampling: Sampling, seed: int, masked: bool
 def test_greedy_rows_pick_the_likeliest_allowed_token_and_leave_the_others_to_chance():
     logits = torch.tensor([[0.0, 3.0, 2.9, 9.0]]).expand(400, -1)
     allowed = torch.tensor([[True, True, True, False]]).expand(400, -1)
-    draws = draw([0], "test", 400)[0]
+    draws = uniform_draws([0], "test", 400)[0]
     plain = sample(logits, Sampling(1.0), draws, allowed)
     greedy = torch.arange(400) % 2 == 0
     mixed = sample(logits, Sampling(1.0), draws, allowed, greedy)
@@ -82,7 +82,7 @@ def test_greedy_rows_pick_the_likeliest_allowed_token_and_leave_the_others_to_ch
 
 
 def frequencies(logits: list[float], sampling: Sampling, count: int = 20_000) -> torch.Tensor:
-    draws = draw([0], "test", count)[0]
+    draws = uniform_draws([0], "test", count)[0]
     tokens = sample(torch.tensor([logits]).expand(count, -1), sampling, draws)
     return torch.bincount(tokens, minlength=len(logits)) / count
 
@@ -118,17 +118,17 @@ def test_temperature_comes_before_top_p():
 
 def test_top_k_one_and_temperature_zero_are_the_likeliest_token():
     logits = torch.randn(8, 30, generator=torch.Generator().manual_seed(0))
-    draws = draw(range(8), "test", 1)[:, 0]
+    draws = uniform_draws(range(8), "test", 1)[:, 0]
     for sampling in (Sampling(temperature=0.0), Sampling(2.0, top_k=1, top_p=1.0)):
         assert torch.equal(sample(logits, sampling, draws), logits.argmax(-1))
 
 
-@pytest.mark.parametrize("chance", [0, 2**31 - 1])
+@pytest.mark.parametrize("draw", [0, 2**31 - 1])
 @pytest.mark.parametrize("sampling", [Sampling(1.0, 0, 1.0), Sampling(1.0, 5, 0.99)])
-def test_the_first_and_last_draw_pick_a_possible_token(chance: int, sampling: Sampling):
+def test_the_first_and_last_draw_pick_a_possible_token(draw: int, sampling: Sampling):
     logits = torch.full((1, 70_000), -INF)
     logits[0, 100:110] = torch.arange(10.0)
-    token = sample(logits, sampling, torch.tensor([chance]))
+    token = sample(logits, sampling, torch.tensor([draw]))
     assert 100 <= token.item() < 110
 
 
@@ -141,9 +141,9 @@ def test_only_allowed_tokens_are_picked_whatever_their_logit():
 
 def test_a_take_is_the_same_alone_and_in_a_batch():
     logits = torch.randn(3, 5, 200, generator=torch.Generator().manual_seed(1))
-    together = draw([10, 11, 12], "codes", 5)
+    together = uniform_draws([10, 11, 12], "codes", 5)
     for take in range(3):
-        alone = draw([10 + take], "codes", 5)
+        alone = uniform_draws([10 + take], "codes", 5)
         for step in range(5):
             batch = sample(logits[:, step], Sampling(), together[:, step])
             single = sample(logits[take : take + 1, step], Sampling(), alone[:, step])
@@ -151,14 +151,14 @@ def test_a_take_is_the_same_alone_and_in_a_batch():
 
 
 def test_draws_depend_on_seed_and_name_and_not_on_how_many_are_made():
-    assert torch.equal(draw([5], "codes", 100)[:, :7], draw([5], "codes", 7))
-    assert not torch.equal(draw([5], "codes", 7), draw([6], "codes", 7))
-    assert not torch.equal(draw([5], "codes", 7), draw([5], "metadata", 7))
+    assert torch.equal(uniform_draws([5], "codes", 100)[:, :7], uniform_draws([5], "codes", 7))
+    assert not torch.equal(uniform_draws([5], "codes", 7), uniform_draws([6], "codes", 7))
+    assert not torch.equal(uniform_draws([5], "codes", 7), uniform_draws([5], "metadata", 7))
 
 
 def test_half_precision_logits_are_sampled_in_fp32():
     logits = torch.randn(4, 300, generator=torch.Generator().manual_seed(2)).bfloat16()
-    draws = draw(range(4), "test", 1)[:, 0]
+    draws = uniform_draws(range(4), "test", 1)[:, 0]
     assert torch.equal(sample(logits, Sampling(), draws), sample(logits.float(), Sampling(), draws))
 
 

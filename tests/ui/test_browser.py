@@ -139,7 +139,7 @@ def test_what_is_typed_and_chosen_is_what_is_asked_for(visit: Visit, studio: Stu
     visit.fill("bpm", "121")
     visit.open_rendering()
     visit.fill("seed", "4294967295")
-    visit.page.get_by_label("Solver").click()
+    visit.page.get_by_role("combobox", name="Solver").click()
     visit.page.get_by_role("option", name="heun").click()
     visit.press_generate()
     progress(visit.page, "Done")
@@ -252,10 +252,10 @@ def test_ctrl_enter_generates_and_escape_cancels(visit: Visit, studio: Studio) -
 def test_escape_that_closes_something_else_cancels_nothing(visit: Visit, studio: Studio) -> None:
     studio.service.step_seconds = 0.5
     visit.go(studio.url)
-    visit.page.get_by_label("Vocal Language").click()
+    visit.page.get_by_role("combobox", name="Vocal Language").click()
     expect(visit.page.get_by_role("option").first).to_be_visible(timeout=SOON)
     visit.press_generate()
-    visit.page.get_by_label("Vocal Language").click()
+    visit.page.get_by_role("combobox", name="Vocal Language").click()
     progress(visit.page, "Rendering")
     visit.page.keyboard.press("Escape")
     visit.page.wait_for_timeout(1_000)
@@ -418,7 +418,7 @@ def test_a_draft_survives_a_reload_and_begins_the_next_tab(
 ) -> None:
     visit.go(studio.url)
     visit.fill("caption", "a caption of mine")
-    visit.page.get_by_label("Vocal Language").click()
+    visit.page.get_by_role("combobox", name="Vocal Language").click()
     visit.page.get_by_role("option", name="German (de)").click()
     visit.open_rendering()
     visit.fill("seed", "77")
@@ -433,7 +433,7 @@ def test_a_draft_survives_a_reload_and_begins_the_next_tab(
     expect(page.locator(visit.box("repaint-caption"))).to_have_value("a flute")
     page.get_by_role("tab", name="Text2Music").click()
     expect(page.locator(visit.box("caption"))).to_have_value("a caption of mine")
-    expect(page.get_by_label("Vocal Language")).to_have_value("German (de)")
+    expect(page.get_by_role("combobox", name="Vocal Language")).to_have_value("German (de)")
     visit.open_rendering()
     expect(page.locator(visit.box("seed")).first).to_have_value("77")
     expect(page.locator(visit.box("steps")).first).to_have_value("")  # auto stays auto

@@ -1,45 +1,45 @@
 """Engines that continue the planner's prompts, behind one small interface.
 
-An engine knows token ids, phases and numbers; what they mean is the planner's business.
+An engine knows token ids, token constraints and numbers; what they mean is the planner's business.
 """
 
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from acestep.config import BackendName
 from acestep.errors import CheckpointError, Unavailable, UnsoundResult
 from acestep.models.config import CONFIG_FILE, Qwen3Config
-from acestep.planner.grammar import Phase
+from acestep.planner.grammar import TokenConstraint
 from acestep.planner.sampling import Sampling
 from acestep.planner.vocabulary import Vocabulary
 
-BackendName = Literal["auto", "pt", "vllm"]
 OnToken = Callable[[int, int], None]  # tokens done of tokens in all, per sequence; may raise
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Task:
-    """One prompt, continued once per phase: the takes of a request.
+class Continuation:
+    """One prompt, continued once per constraint: the takes of a request.
 
     Attributes:
         conditional: token ids of the prompt.
         unconditional: token ids to steer away from; unused while `scale` is 1.
-        phases: one fresh grammar state per take; it says what may be written, and when to stop.
-        seeds: one per take. Take k's chance comes from its seed and `name` alone.
+        constraints: a fresh one per take; it says what may be written, and when to stop.
+        seeds: one per take. Take k's draws come from its seed and `name` alone.
         max_tokens: how many tokens one take may write at most; reserves the cache.
     """
 
     conditional: Sequence[int]
     unconditional: Sequence[int]
-    phases: Sequence[Phase]
+    constraints: Sequence[TokenConstraint]
     seeds: Sequence[int]
     name: str
     sampling: Sampling
@@ -56,11 +56,11 @@ class Backend(Protocol):
     @property
     def vocabulary(self) -> Vocabulary: ...
 
-    def generate(self, task: Task, on_token: OnToken) -> list[list[int]]:
-        """What each take wrote, the end token included where the phase asks for one.
+    def generate(self, continuation: Continuation, on_token: OnToken) -> list[list[int]]:
+        """What each take wrote, the end token included where the constraint asks for one.
 
-        The same task gives the same tokens on the same device, and a take is the same alone and
-        among others. Temperature rests while a phase is greedy.
+        The same continuation gives the same tokens on the same device, and a take is the same alone
+        and among others. Temperature rests while a constraint is greedy.
 
         Args:
             on_token: called with 0 while the prompt is read, and forced tokens behind it; with more

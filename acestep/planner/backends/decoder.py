@@ -51,7 +51,7 @@ class Dense:
         return F.linear(x, self._weight)
 
 
-class Decoder:
+class PackedQwen3:
     """A Qwen3 that reads and writes faster; called as the network itself is."""
 
     def __init__(self, network: Qwen3) -> None:
@@ -70,9 +70,9 @@ class Decoder:
     def dtype(self) -> torch.dtype:
         return self._embedding.dtype
 
-    def reserve(self, rows: int, capacity: int) -> KVCache:
-        """An empty cache for `rows` sequences of at most `capacity` tokens."""
-        return KVCache(self.config, rows, capacity, dtype=self.dtype, device=self.device)
+    def reserve(self, count: int, capacity: int) -> KVCache:
+        """An empty cache for `count` sequences of at most `capacity` tokens."""
+        return KVCache(self.config, count, capacity, dtype=self.dtype, device=self.device)
 
     def head(self, rows: slice, *, pack: bool) -> Dense:
         """States → logits of these tokens. Packing pays where thousands of steps use the head."""
@@ -82,33 +82,33 @@ class Decoder:
         """Last hidden states, after the final norm; `ids` are appended to the cache."""
         states = F.embedding(ids, self._embedding)
         positions = cache.grow(ids.shape[1])
-        turns = rotary_at(positions[:, :, None], self.config, states.dtype)
+        rope = rotary_at(positions[:, :, None], self.config, states.dtype)
         # A query head is a row of its group's attention; each sees what its token sees.
         shared = self.config.num_attention_heads // self.config.num_key_value_heads
         mask = causal_mask(positions, cache.extent, states.dtype).repeat(1, 1, shared, 1)
         for index, layer in enumerate(self._layers):
-            queries, entries = layer.project(states, turns)
+            queries, entries = layer.project(states, rope)
             entries = cache.write(index, positions, entries)
             states = layer(states, queries, entries, mask)
         return self._norm(states)
 
 
-class Rows:
+class SequenceBatch:
     """Sequences of any length in one cache, and the last hidden state of each."""
 
-    def __init__(self, decoder: Decoder, count: int, capacity: int) -> None:
+    def __init__(self, decoder: PackedQwen3, count: int, capacity: int) -> None:
         width, dtype = decoder.config.hidden_size, decoder.dtype
         self.cache = decoder.reserve(count, capacity)
         self.lengths = [0] * count  # tokens read, as the cache knows it on the device
-        self.states: Float[Tensor, "row width"] = torch.zeros(
+        self.states: Float[Tensor, "sequence width"] = torch.zeros(
             count, width, dtype=dtype, device=decoder.device
         )
         self._decoder = decoder
 
-    def read(
+    def prefill(
         self, runs: Sequence[Sequence[int]], on_piece: Callable[[], None] = lambda: None
     ) -> None:
-        """Append to every row its run of tokens, which may be empty."""
+        """Append to every sequence its run of tokens, which may be empty."""
         device = self.states.device
         start, longest = 0, max(len(run) for run in runs)
         while start < longest:
@@ -120,25 +120,25 @@ class Rows:
             padded = [piece + [0] * (width - len(piece)) for piece in pieces]
             self.cache.extent = max(self.lengths)
             states = self._decoder(torch.tensor(padded, device=device), self.cache)
-            for row, piece in enumerate(pieces):
-                self.lengths[row] += len(piece)
+            for place, piece in enumerate(pieces):
+                self.lengths[place] += len(piece)
                 if piece:
-                    self.states[row] = states[row, len(piece) - 1]
+                    self.states[place] = states[place, len(piece) - 1]
             self.cache.rewind(torch.tensor(self.lengths, device=device))
             start += size
 
-    def read_one(self, tokens: Int[Tensor, " row"], extent: int) -> None:
-        """Append one token to every row, without the host: `lengths` stays behind.
+    def decode_step(self, tokens: Int[Tensor, " sequence"], extent: int) -> None:
+        """Append one token to every sequence, without the host: `lengths` stays behind.
 
         Args:
-            extent: how far attention looks; at least to the end of the longest row.
+            extent: how far attention looks; at least to the end of the longest sequence.
         """
         self.cache.extent = extent - 1
         self.states.copy_(self._decoder(tokens[:, None], self.cache)[:, -1])
 
-    def repeat(self, times: int, capacity: int) -> "Rows":
-        """Copies of every row, one after the other, with room for `capacity` tokens each."""
-        copies = Rows(self._decoder, times * len(self.lengths), capacity)
+    def repeat(self, times: int, capacity: int) -> "SequenceBatch":
+        """Copies of every sequence, one after the other, with room for `capacity` tokens each."""
+        copies = SequenceBatch(self._decoder, times * len(self.lengths), capacity)
         for held, free in zip(self.cache.layers, copies.cache.layers, strict=True):
             for old, new in zip(held, free, strict=True):
                 new[:, :, : old.shape[2]] = old.repeat_interleave(times, dim=0)
@@ -164,14 +164,14 @@ class _Layer:
         self._mlp_norm = layer.post_attention_layernorm
         self._qk_norm = _joined(attention.q_norm, attention.k_norm, self._heads)
 
-    def project(self, states: States, turns: Rotary) -> tuple[Tensor, KeysValues]:
+    def project(self, states: States, rope: Rotary) -> tuple[Tensor, KeysValues]:
         """Queries [batch, key head, shared · token, depth], and new keys and values."""
         joined = self._qkv(self._norm(states))
         heads = rearrange(joined, "b t (h d) -> b t h d", d=self._head_dim)
         queries, keys, values = self._heads
-        turned, values = heads.split([queries + keys, values], dim=2)
-        turned = rotate(self._qk_norm(turned), turns)
-        queries, keys = turned.split([queries, keys], dim=2)
+        rotated, values = heads.split([queries + keys, values], dim=2)
+        rotated = rotate(self._qk_norm(rotated), rope)
+        queries, keys = rotated.split([queries, keys], dim=2)
         queries = rearrange(queries, "b t (k g) d -> b k (g t) d", k=self._heads[1])
         return queries, KeysValues(keys.transpose(1, 2), values.transpose(1, 2))
 

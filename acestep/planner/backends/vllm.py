@@ -1,7 +1,7 @@
 """The planner's engine on vLLM, in this process: for NVIDIA GPUs, with the extra `vllm`.
 
 How guidance is done is in `vllm_guidance`; here vLLM is started, sized and stopped. It runs in this
-process and step by step, so both requests of a take are always handed in before a step begins.
+process and step by step, so both requests of a take are always added before a step begins.
 """
 
 import gc
@@ -24,19 +24,19 @@ from torch import Tensor
 from acestep.errors import Unavailable
 from acestep.models.config import Qwen3Config
 from acestep.models.load import load_qwen3
-from acestep.planner.backends import OnToken, Task, read_planner
+from acestep.planner.backends import Continuation, OnToken, read_planner
 from acestep.planner.backends.decoder import fitting_dtype
 from acestep.planner.backends.vllm_guidance import (
-    SEAT,
+    SLOT,
     Guidance,
     Limits,
     ProcessorV1,
     ProcessorV2,
-    Seat,
+    Slot,
     processor,
-    write,
+    write_sequences,
 )
-from acestep.planner.grammar import CodesPhase
+from acestep.planner.grammar import AudioCodeConstraint
 from acestep.planner.sampling import Sampling
 from acestep.planner.vocabulary import Vocabulary
 from acestep.request.values import CODE_RATE, MAX_TAKES
@@ -44,14 +44,14 @@ from acestep.request.values import CODE_RATE, MAX_TAKES
 NETWORK = "AceStepPlanner"  # our name for it among vLLM's networks
 USUAL_TOKENS = 4096  # prompt and codes of a song of several minutes
 MEMORY_SHARE = 0.25  # for the cache, of what is free at the start; DiT and VAE need the rest
-BLOCK_TOKENS = 128  # as much as any of vLLM's cache blocks
+CACHE_BLOCK_TOKENS = 128  # as much as any of vLLM's cache blocks
 TRIAL_SECONDS = 300.0  # first start: vLLM's import alone takes up to half a minute
 TRIAL = "import sys; from acestep.planner.backends import vllm; vllm.try_out(*sys.argv[1:])"
 
 # vLLM takes these from the environment alone, mostly while it is imported: no messages to its
 # makers, no engine in another process, no log lines on standard output, which belongs to --json,
 # and no binding of this process's threads to cores.
-SETTINGS = {
+VLLM_ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_CONFIGURE_LOGGING": "0",
@@ -84,10 +84,10 @@ def trial(folder: Path, device: torch.device, dtype: torch.dtype) -> str | None:
 
     Once per checkpoint: what it finds does not change while the program runs.
     """
-    return attempt(["-c", TRIAL, str(folder), str(device), str(dtype)], TRIAL_SECONDS)
+    return run_trial(["-c", TRIAL, str(folder), str(device), str(dtype)], TRIAL_SECONDS)
 
 
-def attempt(arguments: Sequence[str], seconds: float) -> str | None:
+def run_trial(arguments: Sequence[str], seconds: float) -> str | None:
     """Run Python in a process of its own, which may hang or crash; None, or why it failed."""
     try:
         done = subprocess.run(
@@ -112,17 +112,17 @@ def try_out(folder: str, device: str, dtype: str) -> None:
     dtypes = {str(dtype): dtype for dtype in (torch.bfloat16, torch.float16, torch.float32)}
     backend = VllmBackend.load(Path(folder), device=device, dtype=dtypes[dtype])
     vocabulary = backend.vocabulary
-    task = Task(
+    continuation = Continuation(
         conditional=vocabulary.encode("A calm piano melody."),
         unconditional=vocabulary.encode("Noise."),
-        phases=[CodesPhase(vocabulary, count=CODE_RATE)],
+        constraints=[AudioCodeConstraint(vocabulary, count=CODE_RATE)],
         seeds=[0],
         name="planner/trial",
         sampling=Sampling(),
         scale=2.0,
         max_tokens=CODE_RATE + 1,
     )
-    backend.generate(task, lambda done, total: None)
+    backend.generate(continuation, lambda done, total: None)
     backend.close()
 
 
@@ -161,27 +161,30 @@ class VllmBackend:
         load_qwen3(folder, dtype, "meta")  # judges the weights, by headers; vLLM would crash
         return cls(folder, vocabulary, device, dtype)
 
-    def generate(self, task: Task, on_token: OnToken) -> list[list[int]]:
+    def generate(self, continuation: Continuation, on_token: OnToken) -> list[list[int]]:
         """What each take wrote; see `Backend.generate`.
 
         A take is the same alone and among others as far as the GPU's kernels give a row the same
-        result in batches of any size; a nearly equal chance may fall the other way.
+        result in batches of any size; nearly equal tokens may fall the other way.
         """
-        longest = max(len(task.conditional), len(task.unconditional)) + task.max_tokens
+        longest = (
+            max(len(continuation.conditional), len(continuation.unconditional))
+            + continuation.max_tokens
+        )
         if longest > self._engine.max_tokens:
             self._engine.close()
             self._engine = self._start(2 ** (longest - 1).bit_length())
         # vLLM computes on the current GPU, and every thread has its own.
         on_gpu = self._device.type == "cuda"
         with torch.cuda.device(self._device) if on_gpu else nullcontext():
-            return write(task, self._engine, self._guidance, on_token)
+            return write_sequences(continuation, self._engine, self._guidance, on_token)
 
     def close(self) -> None:
         """Give the memory back. The engine cannot be used afterwards."""
         self._engine.close()
 
     def _start(self, max_tokens: int) -> "_Engine":
-        os.environ.update(SETTINGS)
+        os.environ.update(VLLM_ENVIRONMENT)
         logging.getLogger("vllm").setLevel(logging.ERROR)
         config = Qwen3Config.read(self._folder)
         started = time.monotonic()
@@ -201,7 +204,7 @@ class VllmBackend:
 
 
 class _Engine:
-    """vLLM's own engine, as `vllm_guidance.Engine`."""
+    """vLLM's own engine, as `vllm_guidance.VllmEngine`."""
 
     def __init__(
         self,
@@ -249,7 +252,7 @@ class _Engine:
             block_tokens=cache_config.block_size,
         )
 
-    def add(self, request: str, seat: Seat, prompt: Sequence[int], max_tokens: int) -> None:
+    def add(self, request: str, slot: Slot, prompt: Sequence[int], max_tokens: int) -> None:
         from vllm.inputs.engine import tokens_input  # pyright: ignore[reportMissingImports]
         from vllm.sampling_params import (  # pyright: ignore[reportMissingImports]
             RequestOutputKind,
@@ -262,7 +265,7 @@ class _Engine:
             ignore_eos=True,
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
-            extra_args={SEAT: seat},
+            extra_args={SLOT: slot},
         )
         self._engine.add_request(request, tokens_input(list(prompt)), params)
 
@@ -270,7 +273,7 @@ class _Engine:
         outputs = self._engine.step()
         return {output.request_id: output.outputs[0].token_ids for output in outputs}
 
-    def withdraw(self, requests: Sequence[str]) -> None:
+    def abort(self, requests: Sequence[str]) -> None:
         self._engine.abort_request(list(requests))
 
     def close(self) -> None:
@@ -339,7 +342,7 @@ def _cache_bytes(
     """Room for every take at once where that is a small part of what is free; for one at least."""
     entries = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
     # A request holds whole blocks, and vLLM keeps one for itself.
-    request = entries * dtype.itemsize * (max_tokens + 2 * BLOCK_TOKENS)
+    request = entries * dtype.itemsize * (max_tokens + 2 * CACHE_BLOCK_TOKENS)
     wanted = 2 * MAX_TAKES * request
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)

@@ -2,14 +2,14 @@
 
 vLLM lets a logits processor see all rows of a step. Ours finds the two rows of a take, towards the
 prompt and away from it, picks the token as `acestep.planner.sampling` does, and leaves it as the
-only possible one in both; the requests are greedy, so both append it. Chance depends on the take
+only possible one in both; the requests are greedy, so both append it. The draw depends on the take
 and on how much it has written alone, never on vLLM's generators, rows or positions.
 
-vLLM may still part the two: it reads a long prompt in pieces, or sends one back to the queue. So a
-pick counts only when the engine has given it for both requests. If not, both are withdrawn and
-handed in anew with what has been written, and the take goes on as if nothing had happened.
+vLLM may still desync the two: it reads a long prompt in pieces, or sends one back to the queue. So
+a pick counts only when the engine has given it for both requests. If not, both are aborted and
+added anew with what has been written, and the take goes on as if nothing had happened.
 
-Nothing here needs vLLM: it is met through `Engine` and the methods it calls on a processor.
+Nothing here needs vLLM: it is met through `VllmEngine` and the methods it calls on a processor.
 """
 
 from collections import deque
@@ -22,14 +22,14 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from acestep.errors import UnsoundResult
-from acestep.planner.backends import OnToken, Task, require_sound
-from acestep.planner.grammar import CodesPhase, Phase
-from acestep.planner.sampling import Logits, draw, guide, is_sound, sample
+from acestep.planner.backends import Continuation, OnToken, require_sound
+from acestep.planner.grammar import AudioCodeConstraint, TokenConstraint
+from acestep.planner.sampling import Logits, guide, is_sound, sample, uniform_draws
 
-SEAT = "acestep_seat"  # key of a request's extra arguments: which take's which branch it is
-MAX_PARTINGS = 4  # in a row for one take; an engine that fits the task never parts any
+SLOT = "acestep_slot"  # key of a request's extra arguments: which sequence's which branch it is
+MAX_DESYNCS = 4  # in a row for one take; an engine with room for both has none
 
-Seat = tuple[str, int]  # a take's key; 0 towards the prompt, 1 away from it
+Slot = tuple[str, int]  # a sequence's key; 0 towards the prompt, 1 away from it
 
 
 @dataclass(frozen=True)
@@ -49,44 +49,44 @@ class Limits:
     block_tokens: int
 
 
-class Engine(Protocol):
-    """What `write` needs of vLLM; requests have names."""
+class VllmEngine(Protocol):
+    """What `write_sequences` needs of vLLM; requests have names."""
 
     @property
     def limits(self) -> Limits: ...
 
-    def add(self, request: str, seat: Seat, prompt: Sequence[int], max_tokens: int) -> None: ...
+    def add(self, request: str, slot: Slot, prompt: Sequence[int], max_tokens: int) -> None: ...
 
     def step(self) -> Mapping[str, Sequence[int]]:
         """Compute once; the new tokens of each request that got any."""
         ...
 
-    def withdraw(self, requests: Sequence[str]) -> None:
+    def abort(self, requests: Sequence[str]) -> None:
         """Forget requests, whether or not they have ended by themselves."""
         ...
 
 
 @dataclass(eq=False)
-class Take:
+class GuidedSequence:
     """One text in the making.
 
     Attributes:
-        written: what the phase has accepted. Forced tokens are in it before the engine has them.
+        written: what the constraint has accepted; forced tokens even before the engine has them.
         read: how many of those the engine has.
         is_starting: the engine has not read the prompt yet.
         has_begun: the engine has given a token, since the take's very start.
-        partings: how often in a row the engine has parted the take's requests.
+        desyncs: how often in a row the engine gave the requests different tokens.
     """
 
     key: str
     place: int
-    phase: Phase
+    constraint: TokenConstraint
     max_tokens: int
     written: list[int] = field(default_factory=list)
     read: int = 0
     is_starting: bool = False
     has_begun: bool = False
-    partings: int = 0
+    desyncs: int = 0
     requests: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -94,7 +94,7 @@ class Take:
 
     @property
     def is_done(self) -> bool:
-        return self.phase.is_done or len(self.written) >= self.max_tokens
+        return self.constraint.is_done or len(self.written) >= self.max_tokens
 
     @property
     def done(self) -> int:
@@ -110,19 +110,19 @@ class Take:
         """Go on from a token that every branch has got."""
         self.is_starting = False
         self.has_begun = True
-        self.partings = 0
+        self.desyncs = 0
         if self.forced is None:
             self._write(token)
             self._accept_forced()
         self.read += 1
 
     def _accept_forced(self) -> None:
-        while not self.is_done and (forced := self.phase.forced()):
+        while not self.is_done and (forced := self.constraint.forced()):
             for token in forced[: self.max_tokens - len(self.written)]:
                 self._write(token)
 
     def _write(self, token: int) -> None:
-        self.phase.accept(token)
+        self.constraint.accept(token)
         self.written.append(token)
 
 
@@ -134,113 +134,125 @@ class Guidance:
     """
 
     def __init__(self) -> None:
-        self.sound: Bool[Tensor, " take"] = torch.ones(0, dtype=torch.bool)
+        self.sound: Bool[Tensor, " sequence"] = torch.ones(0, dtype=torch.bool)
         self._runs = 0
-        self._takes: dict[str, Take] = {}
+        self._sequences: dict[str, GuidedSequence] = {}
 
-    def begin(self, task: Task) -> list[Take]:
-        """Fresh takes of a task. Rows of earlier tasks, should any be left, are nobody's."""
+    def begin(self, continuation: Continuation) -> list[GuidedSequence]:
+        """Fresh sequences. Rows of earlier continuations, should any be left, are nobody's."""
         self._runs += 1
-        self._task = task
+        self._continuation = continuation
         self.sound = torch.ones(0, dtype=torch.bool)
-        self._branches = range(1 if task.scale == 1 else 2)
-        self._draws = draw(task.seeds, task.name, task.max_tokens)
-        takes = [
-            Take(f"{self._runs}.{place}", place, phase, task.max_tokens)
-            for place, phase in enumerate(task.phases)
+        self._branches = range(1 if continuation.scale == 1 else 2)
+        self._draws = uniform_draws(continuation.seeds, continuation.name, continuation.max_tokens)
+        sequences = [
+            GuidedSequence(f"{self._runs}.{place}", place, constraint, continuation.max_tokens)
+            for place, constraint in enumerate(continuation.constraints)
         ]
-        self._takes = {take.key: take for take in takes}
-        return takes
+        self._sequences = {sequence.key: sequence for sequence in sequences}
+        return sequences
 
     def end(self) -> None:
-        self._takes = {}
+        self._sequences = {}
 
-    def rewrite(self, logits: Logits, rows: Mapping[Seat, int]) -> None:
+    def rewrite(self, logits: Logits, rows: Mapping[Slot, int]) -> None:
         """Leave one token possible, in place, wherever all branches of a take are in the batch.
 
         A row without its partner stays as it is: what comes of it is not used.
         """
-        takes, places = [], []
-        for take in self._takes.values():
-            seats = [(take.key, branch) for branch in self._branches]
-            if all(rows.get(seat, len(logits)) < len(logits) for seat in seats):
-                takes.append(take)
-                places.append([rows[seat] for seat in seats])
-        if not takes:
+        sequences, places = [], []
+        for sequence in self._sequences.values():
+            slots = [(sequence.key, branch) for branch in self._branches]
+            if all(rows.get(slot, len(logits)) < len(logits) for slot in slots):
+                sequences.append(sequence)
+                places.append([rows[slot] for slot in slots])
+        if not sequences:
             return
         at = torch.tensor(places, device=logits.device)
-        tokens = torch.tensor([take.forced or 0 for take in takes], device=logits.device)
-        open_ = [place for place, take in enumerate(takes) if take.forced is None]
+        tokens = torch.tensor(
+            [sequence.forced or 0 for sequence in sequences], device=logits.device
+        )
+        open_ = [place for place, sequence in enumerate(sequences) if sequence.forced is None]
         if open_:
             chosen = torch.tensor(open_, device=logits.device)
-            tokens[chosen] = self._pick(logits, at[chosen], [takes[place] for place in open_])
+            tokens[chosen] = self._pick(logits, at[chosen], [sequences[place] for place in open_])
         logits[at] = -torch.inf
         logits[at, tokens[:, None]] = 0
 
     def _pick(
-        self, logits: Logits, at: Int[Tensor, "take branch"], takes: Sequence[Take]
-    ) -> Int[Tensor, " take"]:
-        """One token per take, whose rows of the logits are `at`."""
-        rows, device = takes[0].phase.rows, logits.device
+        self,
+        logits: Logits,
+        at: Int[Tensor, "sequence branch"],
+        sequences: Sequence[GuidedSequence],
+    ) -> Int[Tensor, " sequence"]:
+        """One token per sequence, whose rows of the logits are `at`."""
+        rows, device = sequences[0].constraint.head_rows, logits.device
         guided = logits[at[:, 0], rows]
-        if self._task.scale != 1:
-            guided = guide(guided, logits[at[:, 1], rows], self._task.scale)
+        if self._continuation.scale != 1:
+            guided = guide(guided, logits[at[:, 1], rows], self._continuation.scale)
         allowed = greedy = None  # every code may follow a code
-        if not all(isinstance(take.phase, CodesPhase) for take in takes):
-            masks = [take.phase.allowed()[take.phase.rows] for take in takes]
+        if not all(isinstance(sequence.constraint, AudioCodeConstraint) for sequence in sequences):
+            masks = [
+                sequence.constraint.allowed()[sequence.constraint.head_rows]
+                for sequence in sequences
+            ]
             allowed = torch.stack(masks).to(device)
-            greedy = torch.tensor([take.phase.is_greedy for take in takes], device=device)
+            greedy = torch.tensor(
+                [sequence.constraint.is_greedy for sequence in sequences], device=device
+            )
         self.sound = is_sound(guided, allowed)
-        steps = [len(take.written) for take in takes]
-        chance = self._draws[[take.place for take in takes], steps].to(device)
-        return sample(guided, self._task.sampling, chance, allowed, greedy) + rows.start
+        steps = [len(sequence.written) for sequence in sequences]
+        uniform = self._draws[[sequence.place for sequence in sequences], steps].to(device)
+        return sample(guided, self._continuation.sampling, uniform, allowed, greedy) + rows.start
 
 
-def write(task: Task, engine: Engine, guidance: Guidance, on_token: OnToken) -> list[list[int]]:
+def write_sequences(
+    continuation: Continuation, engine: VllmEngine, guidance: Guidance, on_token: OnToken
+) -> list[list[int]]:
     """What each take wrote; see `Backend.generate`.
 
     As many takes run at once as fit; the others wait until one is done. When anything is raised,
     by `on_token` to cancel for instance, the engine is left empty.
     """
-    takes = guidance.begin(task)
-    waiting = deque(take for take in takes if not take.is_done)
-    running: list[Take] = []
+    sequences = guidance.begin(continuation)
+    waiting = deque(sequence for sequence in sequences if not sequence.is_done)
+    running: list[GuidedSequence] = []
     try:
         while waiting or running:
-            while waiting and _fits(task, waiting[0], running, engine.limits):
+            while waiting and _fits(continuation, waiting[0], running, engine.limits):
                 running.append(waiting.popleft())
-                _hand_in(task, running[-1], engine)
+                _add_requests(continuation, running[-1], engine)
             outputs = engine.step()
             require_sound(guidance.sound)
-            for take in list(running):
-                is_parted = not _go_on(take, outputs)
-                if is_parted:
-                    waiting.appendleft(take)
-                if is_parted or take.is_done:
-                    engine.withdraw(take.requests)
-                    running.remove(take)
-            on_token(max(take.done for take in takes), task.max_tokens)
+            for sequence in list(running):
+                is_desynced = not _advance(sequence, outputs)
+                if is_desynced:
+                    waiting.appendleft(sequence)
+                if is_desynced or sequence.is_done:
+                    engine.abort(sequence.requests)
+                    running.remove(sequence)
+            on_token(max(sequence.done for sequence in sequences), continuation.max_tokens)
     finally:
-        engine.withdraw([request for take in running for request in take.requests])
+        engine.abort([request for sequence in running for request in sequence.requests])
         guidance.end()
-    return [take.written for take in takes]
+    return [sequence.written for sequence in sequences]
 
 
-def _go_on(take: Take, outputs: Mapping[str, Sequence[int]]) -> bool:
+def _advance(sequence: GuidedSequence, outputs: Mapping[str, Sequence[int]]) -> bool:
     """Accept the token that all requests of a take got; False if they got different ones or none.
 
     Raises:
         UnsoundResult: that happens again and again.
     """
-    tokens = {tuple(outputs.get(request, ())) for request in take.requests}
+    tokens = {tuple(outputs.get(request, ())) for request in sequence.requests}
     if tokens == {()}:  # waiting, or reading
         return True
     if len(tokens) == 1:
         (token,) = tokens.pop()
-        take.accept(token)
+        sequence.accept(token)
         return True
-    take.partings += 1
-    if take.partings > MAX_PARTINGS:
+    sequence.desyncs += 1
+    if sequence.desyncs > MAX_DESYNCS:
         raise UnsoundResult(
             "vLLM cannot keep the two halves of the planner's guidance in step here. "
             "Use --backend pt."
@@ -248,18 +260,27 @@ def _go_on(take: Take, outputs: Mapping[str, Sequence[int]]) -> bool:
     return False
 
 
-def _prompts(task: Task) -> list[Sequence[int]]:
+def _prompts(continuation: Continuation) -> list[Sequence[int]]:
     """One per branch. Without guidance there is nothing to steer away from."""
-    return [task.conditional] if task.scale == 1 else [task.conditional, task.unconditional]
+    return (
+        [continuation.conditional]
+        if continuation.scale == 1
+        else [continuation.conditional, continuation.unconditional]
+    )
 
 
-def _fits(task: Task, take: Take, running: Sequence[Take], limits: Limits) -> bool:
-    """Whether a take can start now and never be parted. A lone one always starts."""
+def _fits(
+    continuation: Continuation,
+    sequence: GuidedSequence,
+    running: Sequence[GuidedSequence],
+    limits: Limits,
+) -> bool:
+    """Whether a sequence can start now and never desync. A lone one always starts."""
     if not running:
         return True
-    prompts = _prompts(task)
-    blocks = sum(-(-(len(p) + task.max_tokens) // limits.block_tokens) for p in prompts)
-    starting = [take, *(other for other in running if other.is_starting)]
+    prompts = _prompts(continuation)
+    blocks = sum(-(-(len(p) + continuation.max_tokens) // limits.block_tokens) for p in prompts)
+    starting = [sequence, *(other for other in running if other.is_starting)]
     reading = sum(len(prompt) + len(other.written) for other in starting for prompt in prompts)
     writing = (len(running) + 1 - len(starting)) * len(prompts)
     return (
@@ -269,19 +290,20 @@ def _fits(task: Task, take: Take, running: Sequence[Take], limits: Limits) -> bo
     )
 
 
-def _hand_in(task: Task, take: Take, engine: Engine) -> None:
+def _add_requests(continuation: Continuation, sequence: GuidedSequence, engine: VllmEngine) -> None:
     """Everything written so far is part of the prompt, so it is read in one step."""
-    prompts = _prompts(task)
-    take.read, take.is_starting = len(take.written), True
-    take.requests = tuple(
-        f"{take.key}.{branch}.{len(take.written)}.{take.partings}" for branch in range(len(prompts))
+    prompts = _prompts(continuation)
+    sequence.read, sequence.is_starting = len(sequence.written), True
+    sequence.requests = tuple(
+        f"{sequence.key}.{branch}.{len(sequence.written)}.{sequence.desyncs}"
+        for branch in range(len(prompts))
     )
-    for branch, (request, prompt) in enumerate(zip(take.requests, prompts, strict=True)):
+    for branch, (request, prompt) in enumerate(zip(sequence.requests, prompts, strict=True)):
         engine.add(
             request,
-            (take.key, branch),
-            [*prompt, *take.written],
-            take.max_tokens - len(take.written),
+            (sequence.key, branch),
+            [*prompt, *sequence.written],
+            sequence.max_tokens - len(sequence.written),
         )
 
 
@@ -294,7 +316,7 @@ class ProcessorV1:
     guidance: Guidance
 
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
-        self._seats: dict[int, Seat] = {}  # row of the batch → whose it is
+        self._slots: dict[int, Slot] = {}  # row of the batch → whose it is
 
     def is_argmax_invariant(self) -> bool:
         return False
@@ -303,47 +325,47 @@ class ProcessorV1:
         if batch_update is None:
             return
         for row in batch_update.removed:
-            self._seats.pop(row, None)
+            self._slots.pop(row, None)
         for row, params, _prompt, _output in batch_update.added:
-            self._place(row, _seat(params))
+            self._place(row, _slot(params))
         for source, target, direction in batch_update.moved:
-            moved, replaced = self._seats.pop(source, None), self._seats.pop(target, None)
+            moved, replaced = self._slots.pop(source, None), self._slots.pop(target, None)
             self._place(target, moved)
             if direction.name == "SWAP":
                 self._place(source, replaced)
 
     def apply(self, logits: Tensor) -> Tensor:
-        self.guidance.rewrite(logits, {seat: row for row, seat in self._seats.items()})
+        self.guidance.rewrite(logits, {slot: row for row, slot in self._slots.items()})
         return logits
 
-    def _place(self, row: int, seat: Seat | None) -> None:
+    def _place(self, row: int, slot: Slot | None) -> None:
         """A request may come in the place of another."""
-        self._seats.pop(row, None)
-        if seat is not None:
-            self._seats[row] = seat
+        self._slots.pop(row, None)
+        if slot is not None:
+            self._slots[row] = slot
 
 
 class ProcessorV2:
     """A vLLM logits processor for its model runner V2, which orders the batch anew every step.
 
-    A request keeps its slot; slots are given to other requests without notice of the end.
+    A request keeps its index; indices are given to other requests without notice of the end.
     """
 
     guidance: Guidance
 
     def __init__(self, vllm_config: Any, req_states: Any) -> None:
-        self._seats: dict[int, Seat] = {}  # slot → whose it is
+        self._slots: dict[int, Slot] = {}  # vLLM's index of a request → whose it is
 
     def add_request(self, req_idx: int, sampling_params: Any) -> bool:
-        self._seats.pop(req_idx, None)
-        seat = _seat(sampling_params)
-        if seat is not None:
-            self._seats[req_idx] = seat
-        return seat is not None
+        self._slots.pop(req_idx, None)
+        slot = _slot(sampling_params)
+        if slot is not None:
+            self._slots[req_idx] = slot
+        return slot is not None
 
     def apply(self, logits: Tensor, ctx: Any) -> Tensor:
-        slots = ctx.idx_mapping_np.tolist()
-        rows = {self._seats[slot]: row for row, slot in enumerate(slots) if slot in self._seats}
+        indices = ctx.idx_mapping_np.tolist()
+        rows = {self._slots[idx]: row for row, idx in enumerate(indices) if idx in self._slots}
         self.guidance.rewrite(logits, rows)
         return logits
 
@@ -356,6 +378,6 @@ def processor(runner: type, interface: type, guidance: Guidance) -> type:
     return type(runner.__name__, (runner, interface), {"guidance": guidance})
 
 
-def _seat(params: Any) -> Seat | None:
-    seat = (params.extra_args or {}).get(SEAT)
-    return None if seat is None else (seat[0], seat[1])
+def _slot(params: Any) -> Slot | None:
+    slot = (params.extra_args or {}).get(SLOT)
+    return None if slot is None else (slot[0], slot[1])

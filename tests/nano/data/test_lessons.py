@@ -6,8 +6,8 @@ from collections.abc import Callable
 import pytest
 
 from acestep.checkpoints.catalogue import Catalogue
-from acestep.planner.backends import OnToken, Task
-from acestep.planner.grammar import CodesPhase
+from acestep.planner.backends import Continuation, OnToken
+from acestep.planner.grammar import AudioCodeConstraint
 from acestep.planner.planner import Planner
 from acestep.planner.think_block import codes_from_text, from_text
 from acestep.planner.vocabulary import Vocabulary
@@ -27,23 +27,26 @@ class Reciter:
     def __init__(self, vocabulary: Vocabulary, answer: str) -> None:
         self.vocabulary = vocabulary
         self.rest = vocabulary.encode(answer)
-        self.tasks: list[Task] = []
-        self.read: list[list[int]] = []  # what had been written when a task began
+        self.continuations: list[Continuation] = []
+        self.read: list[list[int]] = []  # what had been written when a continuation began
 
-    def generate(self, task: Task, on_token: OnToken) -> list[list[int]]:
-        self.tasks.append(task)
-        (phase,) = task.phases
-        while isinstance(phase, CodesPhase) and self.rest[0] < phase.rows.start:
+    def generate(self, continuation: Continuation, on_token: OnToken) -> list[list[int]]:
+        self.continuations.append(continuation)
+        (constraint,) = continuation.constraints
+        while (
+            isinstance(constraint, AudioCodeConstraint)
+            and self.rest[0] < constraint.head_rows.start
+        ):
             del self.rest[0]  # the blank line before the codes, which the product writes itself
         written: list[int] = []
-        while not phase.is_done:
-            forced = phase.forced()
+        while not constraint.is_done:
+            forced = constraint.forced()
             assert self.rest[: len(forced)] == forced
             token = self.rest.pop(0)
-            assert phase.allowed()[token]
-            phase.accept(token)
+            assert constraint.allowed()[token]
+            constraint.accept(token)
             written.append(token)
-            on_token(len(written), task.max_tokens)
+            on_token(len(written), continuation.max_tokens)
         return [written]
 
     def close(self) -> None:
@@ -65,7 +68,7 @@ def test_a_song_is_what_the_planner_sends_and_may_write(vocabulary: Vocabulary, 
     reciter = Reciter(vocabulary, given.answer)
     plan = Planner(reciter).plan(request, PRESET, Reporter())
 
-    first, second = reciter.tasks
+    first, second = reciter.continuations
     assert first.conditional == vocabulary.encode(given.prompt)
     block = vocabulary.encode(given.prompt + given.answer.split("<|audio_code", 1)[0])
     assert second.conditional == block
@@ -85,7 +88,7 @@ def test_what_is_steered_away_from_is_what_is_learnt_beside_the_lesson(
     request = heard_in(song.prompt)
     reciter = Reciter(vocabulary, song.answer)
     Planner(reciter).plan(request, PRESET, Reporter())
-    first, second = reciter.tasks
+    first, second = reciter.continuations
     assert first.conditional == vocabulary.encode(metadata.prompt)
     assert first.unconditional == vocabulary.encode(metadata.away)
     assert second.unconditional == vocabulary.encode(codes.away)
@@ -102,7 +105,7 @@ def test_what_a_caption_says_is_what_the_plan_says(
     request = heard_in(given.prompt)
     reciter = Reciter(vocabulary, given.answer)
     plan = Planner(reciter).metadata(request, PRESET, Reporter())
-    assert reciter.tasks[0].conditional == vocabulary.encode(given.prompt)
+    assert reciter.continuations[0].conditional == vocabulary.encode(given.prompt)
     assert reciter.rest == []
     if found := re.search(r"(\d+) bpm", request.caption):
         assert plan.bpm == int(found[1])
@@ -113,7 +116,7 @@ def test_a_plan_the_user_chose_is_followed_by_its_own_codes(vocabulary: Vocabula
     plan = from_text(given.prompt.rpartition("assistant\n")[2])
     reciter = Reciter(vocabulary, given.answer)
     found = Planner(reciter).codes(heard_in(given.prompt), plan, Reporter())
-    assert reciter.tasks[0].conditional == vocabulary.encode(given.prompt)
+    assert reciter.continuations[0].conditional == vocabulary.encode(given.prompt)
     assert found == (codes_from_text(given.answer),)
 
 
@@ -125,7 +128,7 @@ def test_the_helper_modes_may_write_their_answers(
     given = lesson(seed, kind)
     reciter = Reciter(vocabulary, given.answer)
     found = _HELPERS[kind](Planner(reciter), given)
-    assert reciter.tasks[0].conditional == vocabulary.encode(given.prompt)
+    assert reciter.continuations[0].conditional == vocabulary.encode(given.prompt)
     assert found.plan == from_text(given.answer)
     assert found.genres and found.genres in given.answer
     assert found.lyrics in given.answer

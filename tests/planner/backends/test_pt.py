@@ -15,11 +15,16 @@ from transformers import Qwen3ForCausalLM
 
 from acestep.errors import Cancelled, CheckpointError, UnsoundResult
 from acestep.models.load import load_qwen3
-from acestep.planner.backends import Task
-from acestep.planner.backends.decoder import PIECE, Decoder, Dense, Rows, fitting_dtype
+from acestep.planner.backends import Continuation
+from acestep.planner.backends.decoder import PIECE, Dense, PackedQwen3, SequenceBatch, fitting_dtype
 from acestep.planner.backends.pt import PtBackend, _CodeSteps
-from acestep.planner.grammar import CodesPhase, Form, Grammar, Phase
-from acestep.planner.sampling import Sampling, draw, guide, sample
+from acestep.planner.grammar import (
+    AudioCodeConstraint,
+    BlockLayout,
+    MetadataGrammar,
+    TokenConstraint,
+)
+from acestep.planner.sampling import Sampling, guide, sample, uniform_draws
 from acestep.planner.vocabulary import Vocabulary
 from acestep.request import Plan
 from acestep.types import TokenIds
@@ -31,7 +36,7 @@ SHAPES = {  # hidden, MLP, layers, query heads, key heads: the proportions of th
     "4B": (80, 304, 4, 8, 2),
 }
 MakeFolder = Callable[[str], Path]
-MakeTask = Callable[..., Task]
+MakeContinuation = Callable[..., Continuation]
 
 
 @pytest.fixture(scope="session")
@@ -78,29 +83,31 @@ def backend(planner_folder: MakeFolder) -> PtBackend:
 
 
 @pytest.fixture
-def task(vocabulary: Vocabulary) -> MakeTask:
-    """A maker of tasks: codes unless given other phases; prompts of different lengths."""
+def continuation(vocabulary: Vocabulary) -> MakeContinuation:
+    """A maker of continuations, of codes unless told; prompts of different lengths."""
 
     def make(
-        *phases: Phase,
+        *constraints: TokenConstraint,
         codes: int = 24,
         takes: int = 1,
         seed: int = 5,
         sampling: Sampling = GREEDY,
         scale: float = 2.5,
         prompt: int = 21,
-    ) -> Task:
+    ) -> Continuation:
         random = torch.Generator().manual_seed(1)
         conditional, unconditional = (
             torch.randint(vocabulary.first_code, (length,), generator=random).tolist()
             for length in (prompt, 9)
         )
-        phases = phases or tuple(CodesPhase(vocabulary, codes) for _ in range(takes))
-        return Task(
+        constraints = constraints or tuple(
+            AudioCodeConstraint(vocabulary, codes) for _ in range(takes)
+        )
+        return Continuation(
             conditional,
             unconditional,
-            phases,
-            seeds=range(seed, seed + len(phases)),
+            constraints,
+            seeds=range(seed, seed + len(constraints)),
             name="codes",
             sampling=sampling,
             scale=scale,
@@ -111,51 +118,51 @@ def task(vocabulary: Vocabulary) -> MakeTask:
 
 
 @pytest.fixture
-def grammar(vocabulary: Vocabulary) -> Callable[..., Grammar]:
-    """A maker of phases that write a short block."""
-    return lambda **form: Grammar(vocabulary, Form(**form), free_text_tokens=6)
+def grammar(vocabulary: Vocabulary) -> Callable[..., MetadataGrammar]:
+    """A maker of constraints that write a short block."""
+    return lambda **layout: MetadataGrammar(vocabulary, BlockLayout(**layout), free_text_tokens=6)
 
 
 class Wrapped:
-    """A phase with something changed; not a `CodesPhase`, so it is written token by token."""
+    """A constraint with something changed; no `AudioCodeConstraint`, so written token by token."""
 
     def __init__(
-        self, phase: Phase, *, is_greedy: bool = False, hides_forced: bool = False
+        self, constraint: TokenConstraint, *, is_greedy: bool = False, hides_forced: bool = False
     ) -> None:
-        self._phase = phase
+        self._constraint = constraint
         self._is_greedy = is_greedy
         self._hides_forced = hides_forced
         self._hidden: list[int] = []
 
     @property
-    def rows(self) -> slice:
-        return self._phase.rows
+    def head_rows(self) -> slice:
+        return self._constraint.head_rows
 
     @property
     def is_done(self) -> bool:
-        return self._phase.is_done
+        return self._constraint.is_done
 
     @property
     def is_greedy(self) -> bool:
-        return self._is_greedy or self._phase.is_greedy
+        return self._is_greedy or self._constraint.is_greedy
 
     def forced(self) -> list[int]:
-        return [] if self._hides_forced else self._phase.forced()
+        return [] if self._hides_forced else self._constraint.forced()
 
     def allowed(self) -> torch.Tensor:
-        allowed = self._phase.allowed()
+        allowed = self._constraint.allowed()
         if self._hides_forced:
-            self._hidden = self._hidden or self._phase.forced()
+            self._hidden = self._hidden or self._constraint.forced()
         if self._hidden:
             allowed = torch.zeros_like(allowed)
             allowed[self._hidden.pop(0)] = True
         return allowed
 
     def accept(self, token: int) -> None:
-        self._phase.accept(token)
+        self._constraint.accept(token)
 
 
-class Recorded(Decoder):
+class Recorded(PackedQwen3):
     """A decoder that notes the shape of everything it reads."""
 
     shapes: list[tuple[int, ...]]
@@ -176,29 +183,29 @@ def ignore(done: int, total: int) -> None:
 
 
 @torch.no_grad()
-def loop(model: Qwen3ForCausalLM, task: Task) -> list[int]:
+def loop(model: Qwen3ForCausalLM, continuation: Continuation) -> list[int]:
     """One take by the book: whole sequences, each branch alone, the whole head, masked."""
-    (phase,) = task.phases
-    draws = draw(task.seeds, task.name, task.max_tokens)
+    (constraint,) = continuation.constraints
+    draws = uniform_draws(continuation.seeds, continuation.name, continuation.max_tokens)
     written: list[int] = []
     forced: list[int] = []
 
     def logits(prompt: Sequence[int]) -> torch.Tensor:
         return model(torch.tensor([[*prompt, *written]])).logits[:, -1]
 
-    while not phase.is_done:
-        if forced := forced or phase.forced():
+    while not constraint.is_done:
+        if forced := forced or constraint.forced():
             token = forced.pop(0)
         else:
-            scores = logits(task.conditional)
-            if task.scale != 1:
-                scores = guide(scores, logits(task.unconditional), task.scale)
+            scores = logits(continuation.conditional)
+            if continuation.scale != 1:
+                scores = guide(scores, logits(continuation.unconditional), continuation.scale)
             allowed = torch.zeros(scores.shape, dtype=torch.bool)
-            allowed[0, : len(phase.allowed())] = phase.allowed()
-            chance = draws[:, len(written)]
-            sampling = GREEDY if phase.is_greedy else task.sampling
-            token = int(sample(scores, sampling, chance, allowed))
-        phase.accept(token)
+            allowed[0, : len(constraint.allowed())] = constraint.allowed()
+            column = draws[:, len(written)]
+            sampling = GREEDY if constraint.is_greedy else continuation.sampling
+            token = int(sample(scores, sampling, column, allowed))
+        constraint.accept(token)
         written.append(token)
     return written
 
@@ -206,38 +213,44 @@ def loop(model: Qwen3ForCausalLM, task: Task) -> list[int]:
 @pytest.mark.parametrize("sampling", [GREEDY, Sampling(), Sampling(1.2, 30, 1.0)], ids=str)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_codes_equal_those_of_a_transformers_loop(
-    shape: str, sampling: Sampling, planner_folder: MakeFolder, task: MakeTask
+    shape: str, sampling: Sampling, planner_folder: MakeFolder, continuation: MakeContinuation
 ):
     folder = planner_folder(shape)
-    expected = loop(Qwen3ForCausalLM.from_pretrained(folder).eval(), task(sampling=sampling))
+    expected = loop(
+        Qwen3ForCausalLM.from_pretrained(folder).eval(), continuation(sampling=sampling)
+    )
     backend = PtBackend.load(folder, dtype=torch.float32)
-    assert backend.generate(task(sampling=sampling), ignore) == [expected]
+    assert backend.generate(continuation(sampling=sampling), ignore) == [expected]
     assert len(expected) == 25 and len(set(expected)) > 5
-    unguided = backend.generate(task(sampling=sampling, scale=1), ignore)
+    unguided = backend.generate(continuation(sampling=sampling, scale=1), ignore)
     assert unguided != [expected]
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, Sampling()], ids=str)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_block_equals_that_of_a_transformers_loop(
-    shape: str, sampling: Sampling, planner_folder: MakeFolder, task: MakeTask, grammar
+    shape: str,
+    sampling: Sampling,
+    planner_folder: MakeFolder,
+    continuation: MakeContinuation,
+    grammar,
 ):
     folder = planner_folder(shape)
     model = Qwen3ForCausalLM.from_pretrained(folder).eval()
     given = Plan(bpm=96)
-    expected = loop(model, task(grammar(given=given), sampling=sampling))
-    phase = grammar(given=given)
+    expected = loop(model, continuation(grammar(given=given), sampling=sampling))
+    constraint = grammar(given=given)
     backend = PtBackend.load(folder, dtype=torch.float32)
-    assert backend.generate(task(phase, sampling=sampling), ignore) == [expected]
-    assert phase.is_done and phase.text.startswith("<think>\nbpm: 96\ncaption:")
+    assert backend.generate(continuation(constraint, sampling=sampling), ignore) == [expected]
+    assert constraint.is_done and constraint.text.startswith("<think>\nbpm: 96\ncaption:")
 
 
 def test_a_prompt_longer_than_one_piece_is_read_whole(
-    backend: PtBackend, planner_folder: MakeFolder, task: MakeTask
+    backend: PtBackend, planner_folder: MakeFolder, continuation: MakeContinuation
 ):
     model = Qwen3ForCausalLM.from_pretrained(planner_folder("0.6B")).eval()
-    expected = loop(model, task(codes=3, prompt=300))
-    assert backend.generate(task(codes=3, prompt=300), ignore) == [expected]
+    expected = loop(model, continuation(codes=3, prompt=300))
+    assert backend.generate(continuation(codes=3, prompt=300), ignore) == [expected]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -245,7 +258,7 @@ def test_the_decoder_with_its_cache_equals_qwen3_without(shape: str, planner_fol
     network = load_qwen3(planner_folder(shape), torch.float32)
     ids = torch.randint(network.config.vocab_size, (4, 40))
     expected = network(ids)
-    decoder = Decoder(network)
+    decoder = PackedQwen3(network)
     cache = decoder.reserve(4, 64)
     pieces = ids.split((25, 1, 1, 10, 1, 2), dim=1)
     states = torch.cat([decoder(piece, cache) for piece in pieces], dim=1)
@@ -258,7 +271,7 @@ def test_the_decoder_in_bf16_is_as_close_to_fp32_as_qwen3_in_bf16(planner_folder
     rounded = load_qwen3(folder, torch.bfloat16)
     ids = torch.randint(exact.config.vocab_size, (2, 40))
     wanted, plain = exact(ids), rounded(ids).float()
-    decoder = Decoder(rounded)
+    decoder = PackedQwen3(rounded)
     cache = decoder.reserve(2, 64)
     states = torch.cat([decoder(piece, cache) for piece in ids.split((38, 1, 1), dim=1)], dim=1)
     assert states.dtype == torch.bfloat16
@@ -279,68 +292,74 @@ def test_the_restricted_head_gives_those_rows_of_the_whole(planner_folder: MakeF
     network = load_qwen3(planner_folder("0.6B"), torch.float32)
     states = torch.randn(3, network.config.hidden_size)
     whole = states @ network.embed_tokens.weight.T
-    decoder = Decoder(network)
+    decoder = PackedQwen3(network)
     for pack in (False, True):
         logits = decoder.head(slice(100, 150), pack=pack)(states)
         torch.testing.assert_close(logits, whole[:, 100:150], rtol=1e-5, atol=1e-5)
 
 
-def test_takes_in_a_batch_are_the_takes_alone(backend: PtBackend, task: MakeTask):
+def test_takes_in_a_batch_are_the_takes_alone(backend: PtBackend, continuation: MakeContinuation):
     options = {"codes": 60, "sampling": Sampling()}
-    together = backend.generate(task(takes=5, **options), ignore)
-    alone = [backend.generate(task(seed=5 + k, **options), ignore)[0] for k in range(5)]
+    together = backend.generate(continuation(takes=5, **options), ignore)
+    alone = [backend.generate(continuation(seed=5 + k, **options), ignore)[0] for k in range(5)]
     assert together == alone
     assert len({tuple(take) for take in together}) == 5
 
 
-def test_blocks_in_a_batch_are_the_blocks_alone(backend: PtBackend, task: MakeTask, grammar):
-    forms = [{}, {"given": Plan(duration=60)}, {"has_genres": True}, {}]
+def test_blocks_in_a_batch_are_the_blocks_alone(
+    backend: PtBackend, continuation: MakeContinuation, grammar
+):
+    layouts = [{}, {"given": Plan(duration=60)}, {"has_genres": True}, {}]
     sampling = Sampling(temperature=1.0)
-    phases = [grammar(**form) for form in forms]
-    together = backend.generate(task(*phases, sampling=sampling), ignore)
-    for take, form in enumerate(forms):
-        alone = backend.generate(task(grammar(**form), seed=5 + take, sampling=sampling), ignore)
+    constraints = [grammar(**layout) for layout in layouts]
+    together = backend.generate(continuation(*constraints, sampling=sampling), ignore)
+    for take, layout in enumerate(layouts):
+        alone = backend.generate(
+            continuation(grammar(**layout), seed=5 + take, sampling=sampling), ignore
+        )
         assert together[take] == alone[0]
     assert len({len(take) for take in together}) > 1
-    assert all(phase.is_done for phase in phases)
+    assert all(constraint.is_done for constraint in constraints)
 
 
 def test_takes_may_have_different_numbers_of_codes(
-    backend: PtBackend, task: MakeTask, vocabulary: Vocabulary
+    backend: PtBackend, continuation: MakeContinuation, vocabulary: Vocabulary
 ):
-    phases = [CodesPhase(vocabulary, count) for count in (7, 20, 0)]
-    seven, twenty, none = backend.generate(task(*phases), ignore)
+    constraints = [AudioCodeConstraint(vocabulary, count) for count in (7, 20, 0)]
+    seven, twenty, none = backend.generate(continuation(*constraints), ignore)
     assert (len(seven), len(twenty), none) == (8, 21, [vocabulary.end])
     assert seven[:7] == twenty[:7] and seven[7] == vocabulary.end
-    assert [len(phase.codes) for phase in phases] == [7, 20, 0]
+    assert [len(constraint.codes) for constraint in constraints] == [7, 20, 0]
 
 
 def test_codes_written_on_the_device_are_those_written_token_by_token(
-    backend: PtBackend, task: MakeTask, vocabulary: Vocabulary
+    backend: PtBackend, continuation: MakeContinuation, vocabulary: Vocabulary
 ):
     options = {"sampling": Sampling(), "seed": 8}
-    fast = backend.generate(task(codes=50, takes=2, **options), ignore)
-    phases = [Wrapped(CodesPhase(vocabulary, 50)) for _ in range(2)]
-    assert backend.generate(task(*phases, **options), ignore) == fast
+    fast = backend.generate(continuation(codes=50, takes=2, **options), ignore)
+    constraints = [Wrapped(AudioCodeConstraint(vocabulary, 50)) for _ in range(2)]
+    assert backend.generate(continuation(*constraints, **options), ignore) == fast
 
 
 def test_forced_runs_read_in_one_step_change_nothing(
-    planner_folder: MakeFolder, task: MakeTask, grammar
+    planner_folder: MakeFolder, continuation: MakeContinuation, grammar
 ):
     backend, shapes = recorded(planner_folder("0.6B"))
-    in_runs = backend.generate(task(grammar(), sampling=Sampling()), ignore)
+    in_runs = backend.generate(continuation(grammar(), sampling=Sampling()), ignore)
     steps = len(shapes)
     one_by_one = Wrapped(grammar(), hides_forced=True)
-    assert backend.generate(task(one_by_one, sampling=Sampling()), ignore) == in_runs
+    assert backend.generate(continuation(one_by_one, sampling=Sampling()), ignore) == in_runs
     assert steps < len(shapes) - steps == len(in_runs[0])  # the prompt, all tokens but the last
 
 
-def test_a_greedy_phase_is_greedy_beside_one_that_is_not(
-    backend: PtBackend, task: MakeTask, vocabulary: Vocabulary
+def test_a_greedy_constraint_is_greedy_beside_one_that_is_not(
+    backend: PtBackend, continuation: MakeContinuation, vocabulary: Vocabulary
 ):
     def written(sampling: Sampling, *are_greedy: bool) -> list[list[int]]:
-        phases = [Wrapped(CodesPhase(vocabulary, 20), is_greedy=is_it) for is_it in are_greedy]
-        return backend.generate(task(*phases, sampling=sampling), ignore)
+        constraints = [
+            Wrapped(AudioCodeConstraint(vocabulary, 20), is_greedy=is_it) for is_it in are_greedy
+        ]
+        return backend.generate(continuation(*constraints, sampling=sampling), ignore)
 
     hot = Sampling(2.0, top_p=1.0)
     likeliest, drawn = written(GREEDY, False)[0], written(hot, False, False)[1]
@@ -348,48 +367,55 @@ def test_a_greedy_phase_is_greedy_beside_one_that_is_not(
     assert likeliest != written(hot, False)[0]
 
 
-def test_prompts_are_read_once_for_all_takes(planner_folder: MakeFolder, task: MakeTask):
+def test_prompts_are_read_once_for_all_takes(
+    planner_folder: MakeFolder, continuation: MakeContinuation
+):
     backend, shapes = recorded(planner_folder("0.6B"))
-    backend.generate(task(codes=4, takes=3), ignore)
+    backend.generate(continuation(codes=4, takes=3), ignore)
     assert shapes == [(2, 21), (6, 1), (6, 1), (6, 1)]
 
 
-def test_without_guidance_there_are_no_unconditional_rows(
-    planner_folder: MakeFolder, task: MakeTask
+def test_without_guidance_there_are_no_unconditional_sequences(
+    planner_folder: MakeFolder, continuation: MakeContinuation
 ):
     backend, shapes = recorded(planner_folder("0.6B"))
-    backend.generate(replace(task(codes=3, takes=2, scale=1), unconditional=()), ignore)
+    backend.generate(replace(continuation(codes=3, takes=2, scale=1), unconditional=()), ignore)
     assert shapes == [(1, 21), (2, 1), (2, 1)]
 
 
 def test_the_same_task_gives_the_same_tokens_and_another_seed_others(
-    backend: PtBackend, task: MakeTask
+    backend: PtBackend, continuation: MakeContinuation
 ):
     first, again, other = (
-        backend.generate(task(codes=40, sampling=Sampling(), seed=seed), ignore)
+        backend.generate(continuation(codes=40, sampling=Sampling(), seed=seed), ignore)
         for seed in (1, 1, 2)
     )
     assert first == again != other
 
 
-def test_more_codes_than_there_is_room_for_are_refused(backend: PtBackend, task: MakeTask):
+def test_more_codes_than_there_is_room_for_are_refused(
+    backend: PtBackend, continuation: MakeContinuation
+):
     with pytest.raises(ValueError, match="251 codes were asked for, but room for 250 tokens"):
-        backend.generate(task(codes=251), ignore)
+        backend.generate(continuation(codes=251), ignore)
 
 
-def test_text_without_an_end_stops_at_the_limit(backend: PtBackend, task: MakeTask, grammar):
-    phase = grammar(has_lyrics=True)
-    (written,) = backend.generate(replace(task(phase), max_tokens=130), ignore)
-    assert len(written) == 130 and not phase.is_done
+def test_text_without_an_end_stops_at_the_limit(
+    backend: PtBackend, continuation: MakeContinuation, grammar
+):
+    constraint = grammar(has_lyrics=True)
+    (written,) = backend.generate(replace(continuation(constraint), max_tokens=130), ignore)
+    assert len(written) == 130 and not constraint.is_done
 
 
 def test_progress_is_told_often_and_ends_with_the_last_token(
-    backend: PtBackend, task: MakeTask, grammar
+    backend: PtBackend, continuation: MakeContinuation, grammar
 ):
-    for phase in ((), (grammar(),)):
+    for constraint in ((), (grammar(),)):
         told: list[tuple[int, int]] = []
         (written,) = backend.generate(
-            task(*phase, codes=50), lambda done, total, told=told: told.append((done, total))
+            continuation(*constraint, codes=50),
+            lambda done, total, told=told: told.append((done, total)),
         )
         done = [count for count, _ in told]
         assert done[0] == 0 and done[-1] == len(written) and done == sorted(done)
@@ -398,14 +424,14 @@ def test_progress_is_told_often_and_ends_with_the_last_token(
 
 
 def test_nothing_counts_as_written_before_the_first_pick(
-    backend: PtBackend, task: MakeTask, grammar
+    backend: PtBackend, continuation: MakeContinuation, grammar
 ):
     """Forced tokens behind the prompt are read as it is, which may take minutes on a CPU."""
     given = Plan(bpm=90, caption="rain on the window, " * 30)
     forced = len(grammar(given=given).forced())
     assert PIECE < forced < 2 * PIECE
     told: list[int] = []
-    reading = replace(task(grammar(given=given), prompt=2 * PIECE + 1), max_tokens=600)
+    reading = replace(continuation(grammar(given=given), prompt=2 * PIECE + 1), max_tokens=600)
     (written,) = backend.generate(reading, lambda done, _: told.append(done))
     assert told[:5] == [0] * 5, "three pieces of the prompt, two of what is forced"
     assert told[5] > forced and told[-1] == len(written)
@@ -413,30 +439,31 @@ def test_nothing_counts_as_written_before_the_first_pick(
 
 @pytest.mark.parametrize("last", [0, 1, 30])
 def test_raising_from_the_progress_call_stops_at_once(
-    backend: PtBackend, task: MakeTask, vocabulary: Vocabulary, last: int
+    backend: PtBackend, continuation: MakeContinuation, vocabulary: Vocabulary, last: int
 ):
     def cancel(done: int, total: int) -> None:
         if done >= last:
             raise Cancelled(f"at {done}")
 
-    expected = backend.generate(task(codes=60), ignore)
-    for phase in ((), (Wrapped(CodesPhase(vocabulary, 60)),)):
+    expected = backend.generate(continuation(codes=60), ignore)
+    for constraint in ((), (Wrapped(AudioCodeConstraint(vocabulary, 60)),)):
         with pytest.raises(Cancelled, match=f"at {last}"):
-            backend.generate(task(*phase, codes=60), cancel)
-    assert backend.generate(task(codes=60), ignore) == expected
+            backend.generate(continuation(*constraint, codes=60), cancel)
+    assert backend.generate(continuation(codes=60), ignore) == expected
 
 
 @pytest.mark.parametrize("is_codes", [True, False])
 def test_weights_that_give_no_number_are_an_unsound_result(
-    is_codes: bool, planner_folder: MakeFolder, task: MakeTask, grammar
+    is_codes: bool, planner_folder: MakeFolder, continuation: MakeContinuation, grammar
 ):
     network = load_qwen3(planner_folder("0.6B"), torch.float32)
     network.norm.weight[3] = float("nan")
-    backend = PtBackend(Vocabulary.read(planner_folder("0.6B")), Decoder(network))
+    backend = PtBackend(Vocabulary.read(planner_folder("0.6B")), PackedQwen3(network))
     told: list[int] = []
     with pytest.raises(UnsoundResult, match="no token can be picked"):
         backend.generate(
-            task(codes=200) if is_codes else task(grammar()), lambda done, _: told.append(done)
+            continuation(codes=200) if is_codes else continuation(grammar()),
+            lambda done, _: told.append(done),
         )
     assert max(told) < 20
 
@@ -454,12 +481,14 @@ def test_loading_takes_the_precision_that_is_asked_for(planner_folder: MakeFolde
 
 
 def test_a_planner_in_bf16_writes_a_whole_song(
-    planner_folder: MakeFolder, task: MakeTask, vocabulary: Vocabulary
+    planner_folder: MakeFolder, continuation: MakeContinuation, vocabulary: Vocabulary
 ):
     backend = PtBackend.load(planner_folder("4B"), dtype=torch.bfloat16)
-    takes = backend.generate(task(codes=30, takes=2, sampling=Sampling()), ignore)
+    takes = backend.generate(continuation(codes=30, takes=2, sampling=Sampling()), ignore)
     assert [len(take) for take in takes] == [31, 31]
-    assert backend.generate(task(codes=30, seed=6, sampling=Sampling()), ignore)[0] == takes[1]
+    assert (
+        backend.generate(continuation(codes=30, seed=6, sampling=Sampling()), ignore)[0] == takes[1]
+    )
 
 
 @pytest.mark.parametrize(
@@ -483,21 +512,24 @@ def test_a_folder_of_another_network_is_refused(
 
 @pytest.mark.parametrize("sampling", [GREEDY, Sampling(), Sampling(1.2, 30, 1.0)], ids=str)
 def test_a_step_of_codes_never_looks_at_the_device(
-    sampling: Sampling, planner_folder: MakeFolder, task: MakeTask, vocabulary: Vocabulary
+    sampling: Sampling,
+    planner_folder: MakeFolder,
+    continuation: MakeContinuation,
+    vocabulary: Vocabulary,
 ):
     """Tensors on "meta" have no values: whatever asked for one would raise. So a GPU can run
     ahead, and a graph can hold the step."""
     network = load_qwen3(planner_folder("0.6B"), torch.float32).to("meta")
-    decoder = Decoder(network)
-    rows = Rows(decoder, count=4, capacity=50)
-    head = decoder.head(CodesPhase(vocabulary, 8).rows, pack=True)
-    steps = _CodeSteps(task(takes=2, sampling=sampling), rows, head, count=8)
-    fixed = [id(tensor) for tensor in (rows.states, steps.written, steps.logits)]
+    decoder = PackedQwen3(network)
+    sequences = SequenceBatch(decoder, count=4, capacity=50)
+    head = decoder.head(AudioCodeConstraint(vocabulary, 8).head_rows, pack=True)
+    steps = _CodeSteps(continuation(takes=2, sampling=sampling), sequences, head, count=8)
+    fixed = [id(tensor) for tensor in (sequences.states, steps.written, steps.logits)]
     steps.pick()
     steps.step(extent=22)
     steps.step(extent=23)
-    assert fixed == [id(tensor) for tensor in (rows.states, steps.written, steps.logits)]
-    assert rows.cache.extent == 23
+    assert fixed == [id(tensor) for tensor in (sequences.states, steps.written, steps.logits)]
+    assert sequences.cache.extent == 23
 
 
 @pytest.mark.gpu
@@ -507,16 +539,16 @@ def test_steps_replayed_by_the_gpu_are_those_it_is_told_one_by_one(
     takes: int,
     sampling: Sampling,
     planner_folder: MakeFolder,
-    task: MakeTask,
+    continuation: MakeContinuation,
     vocabulary: Vocabulary,
 ):
     backend = PtBackend.load(planner_folder("4B"), device="cuda", dtype=torch.float32)
     count = 600  # three graphs: attention reaches 256, 512 and then 768 tokens far
 
-    def written(*phases: Phase) -> list[list[int]]:
-        wanted = task(*phases, codes=count, takes=takes, sampling=sampling)
+    def written(*constraints: TokenConstraint) -> list[list[int]]:
+        wanted = continuation(*constraints, codes=count, takes=takes, sampling=sampling)
         return backend.generate(replace(wanted, max_tokens=count + 1), ignore)
 
-    told = written(*(Wrapped(CodesPhase(vocabulary, count)) for _ in range(takes)))
+    told = written(*(Wrapped(AudioCodeConstraint(vocabulary, count)) for _ in range(takes)))
     assert written() == told
     assert written() == told

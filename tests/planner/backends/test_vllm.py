@@ -17,11 +17,11 @@ import pytest
 import torch
 
 from acestep.errors import Cancelled, CheckpointError
-from acestep.planner.backends import Backend, Task
+from acestep.planner.backends import Backend, Continuation
 from acestep.planner.backends.pt import PtBackend
 from acestep.planner.backends.vllm import TRIAL, USUAL_TOKENS, VllmBackend
 from acestep.planner.backends.vllm_guidance import ProcessorV2, processor
-from acestep.planner.grammar import CodesPhase, Form, Grammar
+from acestep.planner.grammar import AudioCodeConstraint, BlockLayout, MetadataGrammar
 from acestep.planner.planner import Planner
 from acestep.planner.sampling import Sampling
 from acestep.progress import CancelToken, Progress, Reporter
@@ -76,17 +76,17 @@ def pt(folder: Path) -> PtBackend:
 
 
 @pytest.fixture(scope="session")
-def make_codes(pt: PtBackend) -> Callable[..., Task]:
-    """A maker of tasks with codes to write; the prompts differ in length."""
+def make_codes(pt: PtBackend) -> Callable[..., Continuation]:
+    """A maker of continuations with codes to write; the prompts differ in length."""
 
     def make(
         takes: int = 1, count: int = 20, sampling: Sampling = GREEDY, scale: float = 2.0
-    ) -> Task:
+    ) -> Continuation:
         encode = pt.vocabulary.encode
-        return Task(
+        return Continuation(
             conditional=encode("warm lo-fi beat with dusty drums and mellow electric piano"),
             unconditional=encode("NO USER INPUT"),
-            phases=[CodesPhase(pt.vocabulary, count) for _ in range(takes)],
+            constraints=[AudioCodeConstraint(pt.vocabulary, count) for _ in range(takes)],
             seeds=range(takes),
             name="planner/codes",
             sampling=sampling,
@@ -110,7 +110,7 @@ def test_starting_it_looks_for_no_other_computer(loaded: Loaded) -> None:
 def test_it_writes_the_codes_that_pytorch_writes(
     vllm: VllmBackend,
     pt: PtBackend,
-    make_codes: Callable[..., Task],
+    make_codes: Callable[..., Continuation],
     sampling: Sampling,
     scale: float,
 ) -> None:
@@ -122,7 +122,7 @@ def test_it_writes_the_codes_that_pytorch_writes(
 
 
 def test_more_takes_than_fit_take_turns(
-    vllm: VllmBackend, pt: PtBackend, make_codes: Callable[..., Task]
+    vllm: VllmBackend, pt: PtBackend, make_codes: Callable[..., Continuation]
 ) -> None:
     written = vllm.generate(make_codes(11, 6, SAMPLED), ignore)
     assert written == pt.generate(make_codes(11, 6, SAMPLED), ignore)
@@ -134,18 +134,20 @@ def test_it_writes_the_block_that_pytorch_writes(
     vllm: VllmBackend, pt: PtBackend, scale: float
 ) -> None:
     def write(backend: Backend) -> str:
-        grammar = Grammar(backend.vocabulary, Form(given=Plan(bpm=96)), free_text_tokens=8)
-        task = Task(
+        grammar = MetadataGrammar(
+            backend.vocabulary, BlockLayout(given=Plan(bpm=96)), free_text_tokens=8
+        )
+        continuation = Continuation(
             conditional=backend.vocabulary.encode("# Caption\nsynth-pop ballad\n"),
             unconditional=backend.vocabulary.encode("# Caption\n"),
-            phases=[grammar],
+            constraints=[grammar],
             seeds=[3],
             name="planner/metadata",
             sampling=SAMPLED,
             scale=scale,
             max_tokens=100,
         )
-        (tokens,) = backend.generate(task, ignore)
+        (tokens,) = backend.generate(continuation, ignore)
         assert backend.vocabulary.decode(tokens) == grammar.text
         return grammar.text
 
@@ -172,25 +174,25 @@ def test_a_whole_plan_is_the_same(vllm: VllmBackend, pt: PtBackend) -> None:
     assert plans[0].key_scale == "E minor" and [len(row) for row in plans[0].codes] == [50, 50]
 
 
-def test_a_take_that_another_request_parts_is_the_same(
-    vllm: VllmBackend, pt: PtBackend, make_codes: Callable[..., Task]
+def test_a_take_that_another_request_desyncs_is_the_same(
+    vllm: VllmBackend, pt: PtBackend, make_codes: Callable[..., Continuation]
 ) -> None:
     """Strangers leave room for one half of the first pair and a piece of the other."""
-    engine, task = vllm._engine, make_codes(2, 20, SAMPLED)
-    room = engine.limits.tokens - len(task.conditional) - 2
+    engine, continuation = vllm._engine, make_codes(2, 20, SAMPLED)
+    room = engine.limits.tokens - len(continuation.conditional) - 2
     for stranger, tokens in enumerate((room // 3, room // 3, room - 2 * (room // 3))):
         engine.add(f"stranger {stranger}", ("nobody", 0), [5] * tokens, 1)
-    handed_in: list[str] = []
+    added: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         add = engine.add
-        patch.setattr(engine, "add", lambda name, *rest: (handed_in.append(name), add(name, *rest)))
-        written = vllm.generate(task, ignore)
-    assert len(handed_in) > 4, "the pair was not parted: this test is void"
+        patch.setattr(engine, "add", lambda name, *rest: (added.append(name), add(name, *rest)))
+        written = vllm.generate(continuation, ignore)
+    assert len(added) > 4, "the pair did not desync: this test is void"
     assert written == pt.generate(make_codes(2, 20, SAMPLED), ignore)
 
 
 def test_cancelling_leaves_it_usable(
-    vllm: VllmBackend, pt: PtBackend, make_codes: Callable[..., Task]
+    vllm: VllmBackend, pt: PtBackend, make_codes: Callable[..., Continuation]
 ) -> None:
     token = CancelToken()
     events: list[Progress] = []
@@ -219,7 +221,7 @@ def test_the_processor_for_gpus_is_one_that_vllm_accepts(vllm: VllmBackend) -> N
 
 @pytest.mark.filterwarnings("ignore")  # vLLM starts again
 def test_a_task_longer_than_usual_gets_a_larger_engine(
-    vllm: VllmBackend, pt: PtBackend, make_codes: Callable[..., Task]
+    vllm: VllmBackend, pt: PtBackend, make_codes: Callable[..., Continuation]
 ) -> None:
     written, expected = (
         backend.generate(replace(make_codes(2), max_tokens=USUAL_TOKENS), ignore)

@@ -19,22 +19,27 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from acestep.errors import Cancelled, Unavailable, UnsoundResult
-from acestep.planner.backends import Task, load_backend
+from acestep.planner.backends import Continuation, load_backend
 from acestep.planner.backends.pt import PtBackend
-from acestep.planner.backends.vllm import VllmBackend, attempt, trial, unavailable
+from acestep.planner.backends.vllm import VllmBackend, run_trial, trial, unavailable
 from acestep.planner.backends.vllm_guidance import (
-    MAX_PARTINGS,
-    SEAT,
+    MAX_DESYNCS,
+    SLOT,
     Guidance,
     Limits,
     ProcessorV1,
     ProcessorV2,
-    Seat,
+    Slot,
     processor,
-    write,
+    write_sequences,
 )
-from acestep.planner.grammar import CodesPhase, Form, Grammar, Phase
-from acestep.planner.sampling import Sampling, draw, guide, sample
+from acestep.planner.grammar import (
+    AudioCodeConstraint,
+    BlockLayout,
+    MetadataGrammar,
+    TokenConstraint,
+)
+from acestep.planner.sampling import Sampling, guide, sample, uniform_draws
 from acestep.planner.vocabulary import Vocabulary
 from acestep.request import Plan
 
@@ -51,26 +56,26 @@ def network(history: Sequence[int], vocab: int) -> Tensor:
     return 3 * torch.randn(vocab, generator=torch.Generator().manual_seed(seed))
 
 
-def plain_loop(task: Task, vocab: int) -> list[list[int]]:
+def plain_loop(continuation: Continuation, vocab: int) -> list[list[int]]:
     """One take after the other, one token at a time."""
     texts = []
-    for phase, seed in zip(task.phases, task.seeds, strict=True):
-        chance = draw([seed], task.name, task.max_tokens)
+    for constraint, seed in zip(continuation.constraints, continuation.seeds, strict=True):
+        draws = uniform_draws([seed], continuation.name, continuation.max_tokens)
         text: list[int] = []
-        while not phase.is_done and len(text) < task.max_tokens:
-            tokens = phase.forced()
+        while not constraint.is_done and len(text) < continuation.max_tokens:
+            tokens = constraint.forced()
             if not tokens:
-                logits = network([*task.conditional, *text], vocab)[None]
-                if task.scale != 1:
-                    away = network([*task.unconditional, *text], vocab)[None]
-                    logits = guide(logits, away, task.scale)
-                allowed = phase.allowed()[None, phase.rows]
-                chances = chance[:, len(text)]
-                sampling = GREEDY if phase.is_greedy else task.sampling
-                picked = sample(logits[:, phase.rows], sampling, chances, allowed)
-                tokens = [int(picked) + phase.rows.start]
+                logits = network([*continuation.conditional, *text], vocab)[None]
+                if continuation.scale != 1:
+                    away = network([*continuation.unconditional, *text], vocab)[None]
+                    logits = guide(logits, away, continuation.scale)
+                allowed = constraint.allowed()[None, constraint.head_rows]
+                column = draws[:, len(text)]
+                sampling = GREEDY if constraint.is_greedy else continuation.sampling
+                picked = sample(logits[:, constraint.head_rows], sampling, column, allowed)
+                tokens = [int(picked) + constraint.head_rows.start]
             for token in tokens:
-                phase.accept(token)
+                constraint.accept(token)
                 text.append(token)
         texts.append(text)
     return texts
@@ -78,7 +83,7 @@ def plain_loop(task: Task, vocab: int) -> list[list[int]]:
 
 @dataclass
 class Request:
-    seat: Seat | None
+    slot: Slot | None
     history: list[int]
     tokens_left: int
     blocks: int
@@ -94,7 +99,7 @@ class Direction(Enum):
 class FakeVllm:
     """vLLM's scheduler and sampler in small, with a processor of either kind.
 
-    Refuses what the real one would take but part: more than it can hold, or read in one step.
+    Refuses what the real one would take but desync: more than it can hold, or read in one step.
 
     Attributes:
         is_unruly: asked once per step; then one request is left out or its token is dropped.
@@ -119,18 +124,18 @@ class FakeVllm:
         for number in range(self.strangers):
             self.requests[f"stranger {number}"] = Request(None, [number], 10_000, 0, True)
 
-    def add(self, request: str, seat: Seat, prompt: Sequence[int], max_tokens: int) -> None:
+    def add(self, request: str, slot: Slot, prompt: Sequence[int], max_tokens: int) -> None:
         assert request not in self.requests
         blocks = -(-(len(prompt) + max_tokens) // self.limits.block_tokens)
-        self.requests[request] = Request(seat, list(prompt), max_tokens, blocks)
+        self.requests[request] = Request(slot, list(prompt), max_tokens, blocks)
         self.prompts.append(list(prompt))
 
-    def withdraw(self, requests: Sequence[str]) -> None:
+    def abort(self, requests: Sequence[str]) -> None:
         for request in requests:
             self.requests.pop(request, None)
 
     def step(self) -> Mapping[str, Sequence[int]]:
-        own = [r for r in self.requests.values() if r.seat is not None]
+        own = [r for r in self.requests.values() if r.slot is not None]
         assert len(own) <= self.limits.sequences
         assert sum(r.blocks for r in own) <= self.limits.blocks
         assert sum(1 if r.is_read else len(r.history) for r in own) <= self.limits.tokens
@@ -164,8 +169,8 @@ class FakeVllm:
         return dict(zip(rows, logits.argmax(dim=-1).tolist(), strict=True))
 
     def _params(self, request: str) -> SimpleNamespace:
-        seat = self.requests[request].seat
-        return SimpleNamespace(extra_args=None if seat is None else {SEAT: seat})
+        slot = self.requests[request].slot
+        return SimpleNamespace(extra_args=None if slot is None else {SLOT: slot})
 
     def _arrange(self, batch: list[str]) -> list[str]:
         """Runner V1: rows are kept; newcomers fill gaps, the last fill what is left, some swap."""
@@ -208,7 +213,7 @@ class FakeVllm:
 
 @dataclass
 class Setting:
-    """A vocabulary, and tasks over it."""
+    """A vocabulary, and continuations over it."""
 
     vocabulary: Vocabulary
 
@@ -222,25 +227,29 @@ class Setting:
         count: int = 9,
         sampling: Sampling = GREEDY,
         scale: float = 2.5,
-    ) -> Task:
-        phases = [CodesPhase(self.vocabulary, count) for _ in range(takes)]
-        return self.task(phases, sampling, scale, count + 1)
+    ) -> Continuation:
+        constraints = [AudioCodeConstraint(self.vocabulary, count) for _ in range(takes)]
+        return self.continuation(constraints, sampling, scale, count + 1)
 
-    def text(self, takes: int = 1, sampling: Sampling = GREEDY, **form: object) -> Task:
-        phases = [
-            Grammar(self.vocabulary, Form(**form), free_text_tokens=5)  # pyright: ignore[reportArgumentType]
+    def text(self, takes: int = 1, sampling: Sampling = GREEDY, **layout: object) -> Continuation:
+        constraints = [
+            MetadataGrammar(self.vocabulary, BlockLayout(**layout), free_text_tokens=5)  # pyright: ignore[reportArgumentType]
             for _ in range(takes)
         ]
-        return self.task(phases, sampling, 2.5, 60)
+        return self.continuation(constraints, sampling, 2.5, 60)
 
-    def task(
-        self, phases: Sequence[Phase], sampling: Sampling, scale: float, max_tokens: int
-    ) -> Task:
-        return Task(
+    def continuation(
+        self,
+        constraints: Sequence[TokenConstraint],
+        sampling: Sampling,
+        scale: float,
+        max_tokens: int,
+    ) -> Continuation:
+        return Continuation(
             conditional=self.vocabulary.encode("A calm piano melody, with strings and drums."),
             unconditional=self.vocabulary.encode("drums"),
-            phases=phases,
-            seeds=range(len(phases)),
+            constraints=constraints,
+            seeds=range(len(constraints)),
             name="codes",
             sampling=sampling,
             scale=scale,
@@ -265,48 +274,48 @@ def test_takes_are_what_a_plain_loop_writes(
 ) -> None:
     guidance = Guidance()
     engine = FakeVllm(guidance, runner, setting.vocab, strangers=1)
-    written = write(setting.codes(3, 9, sampling, scale), engine, guidance, ignore)
+    written = write_sequences(setting.codes(3, 9, sampling, scale), engine, guidance, ignore)
     assert written == plain_loop(setting.codes(3, 9, sampling, scale), setting.vocab)
     assert [len(tokens) for tokens in written] == [10, 10, 10]
-    assert len(engine.prompts) == 3 * (1 if scale == 1 else 2), "nothing was handed in twice"
+    assert len(engine.prompts) == 3 * (1 if scale == 1 else 2), "nothing was added twice"
 
 
 @RUNNERS
 def test_a_block_keeps_to_its_grammar_and_its_language_is_the_likeliest(
     setting: Setting, runner: type
 ) -> None:
-    form = {"given": Plan(bpm=96, vocal_language="en")}
+    layout = {"given": Plan(bpm=96, vocal_language="en")}
     guidance = Guidance()
     engine = FakeVllm(guidance, runner, setting.vocab)
-    written = write(setting.text(2, SAMPLED, **form), engine, guidance, ignore)
-    assert written == plain_loop(setting.text(2, SAMPLED, **form), setting.vocab)
+    written = write_sequences(setting.text(2, SAMPLED, **layout), engine, guidance, ignore)
+    assert written == plain_loop(setting.text(2, SAMPLED, **layout), setting.vocab)
     text = setting.vocabulary.decode(written[0])
     assert text.startswith("<think>\nbpm: 96\ncaption:") and "\nlanguage: en\n" in text
 
 
 def test_what_is_forced_at_the_start_is_part_of_the_prompt(setting: Setting) -> None:
     guidance = Guidance()
-    task = setting.text(given=Plan(bpm=96))
+    continuation = setting.text(given=Plan(bpm=96))
     engine = FakeVllm(guidance, ProcessorV1, setting.vocab)
-    write(task, engine, guidance, ignore)
+    write_sequences(continuation, engine, guidance, ignore)
     beginning = setting.vocabulary.encode("<think>\nbpm: 96\ncaption:")
     assert engine.prompts == [
-        [*task.conditional, *beginning],
-        [*task.unconditional, *beginning],
+        [*continuation.conditional, *beginning],
+        [*continuation.unconditional, *beginning],
     ]
 
 
 @RUNNERS
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10_000), takes=st.integers(1, 3), scale=st.sampled_from([1.0, 2.5]))
-def test_parting_the_requests_of_a_take_does_not_change_it(
+def test_a_desync_of_a_takes_requests_does_not_change_it(
     setting: Setting, runner: type, seed: int, takes: int, scale: float
 ) -> None:
     guidance = Guidance()
     engine = FakeVllm(
         guidance, runner, setting.vocab, is_unruly=now_and_then(seed), seed=seed, strangers=1
     )
-    written = write(setting.codes(takes, 9, SAMPLED, scale), engine, guidance, ignore)
+    written = write_sequences(setting.codes(takes, 9, SAMPLED, scale), engine, guidance, ignore)
     assert written == plain_loop(setting.codes(takes, 9, SAMPLED, scale), setting.vocab)
     assert set(engine.requests) == {"stranger 0"}
 
@@ -317,31 +326,31 @@ def now_and_then(seed: int) -> Callable[[], bool]:
 
     def is_unruly() -> bool:
         nonlocal streak
-        streak = streak + 1 if chance.random() < 0.5 and streak < MAX_PARTINGS else 0
+        streak = streak + 1 if chance.random() < 0.5 and streak < MAX_DESYNCS else 0
         return streak > 0
 
     return is_unruly
 
 
-def test_a_take_that_is_parted_in_the_middle_is_handed_in_with_what_it_has(
+def test_a_take_that_desyncs_in_the_middle_is_added_again_with_what_it_has(
     setting: Setting,
 ) -> None:
     guidance = Guidance()
     steps: Iterator[bool] = iter([False, False, False, True, *[False] * 20])
     engine = FakeVllm(guidance, ProcessorV1, setting.vocab, is_unruly=lambda: next(steps))
-    task = setting.codes()
-    (written,) = write(task, engine, guidance, ignore)
+    continuation = setting.codes()
+    (written,) = write_sequences(continuation, engine, guidance, ignore)
     assert engine.prompts[2:] == [
-        [*task.conditional, *written[:3]],
-        [*task.unconditional, *written[:3]],
+        [*continuation.conditional, *written[:3]],
+        [*continuation.unconditional, *written[:3]],
     ]
 
 
-def test_an_engine_that_always_parts_them_is_given_up(setting: Setting) -> None:
+def test_an_engine_that_always_desyncs_them_is_given_up(setting: Setting) -> None:
     guidance = Guidance()
     engine = FakeVllm(guidance, ProcessorV1, setting.vocab, is_unruly=lambda: True)
     with pytest.raises(UnsoundResult, match="--backend pt"):
-        write(setting.codes(), engine, guidance, ignore)
+        write_sequences(setting.codes(), engine, guidance, ignore)
     assert not engine.requests
 
 
@@ -355,11 +364,13 @@ def test_an_engine_that_always_parts_them_is_given_up(setting: Setting) -> None:
     ids=["sequences", "blocks", "tokens"],
 )
 def test_takes_start_when_they_fit_whole(setting: Setting, limits: Limits, most: int) -> None:
-    task = setting.codes(takes=7)
-    assert (len(task.conditional), len(task.unconditional)) == (10, 2), "three blocks with ten more"
+    continuation = setting.codes(takes=7)
+    assert (len(continuation.conditional), len(continuation.unconditional)) == (10, 2), (
+        "three blocks with ten more"
+    )
     guidance = Guidance()
     engine = FakeVllm(guidance, ProcessorV2, setting.vocab, limits)
-    written = write(task, engine, guidance, ignore)
+    written = write_sequences(continuation, engine, guidance, ignore)
     assert written == plain_loop(setting.codes(takes=7), setting.vocab)
     assert engine.most == most and len(engine.prompts) == 14
 
@@ -368,7 +379,7 @@ def test_progress_counts_the_tokens_of_the_furthest_take(setting: Setting) -> No
     guidance = Guidance()
     engine = FakeVllm(guidance, ProcessorV2, setting.vocab)
     seen: list[tuple[int, int]] = []
-    write(setting.codes(2, 4), engine, guidance, lambda *event: seen.append(event))
+    write_sequences(setting.codes(2, 4), engine, guidance, lambda *event: seen.append(event))
     assert seen == [(1, 5), (2, 5), (3, 5), (5, 5)], "the forced end comes with the last code"
 
 
@@ -387,9 +398,11 @@ def test_nothing_counts_as_written_while_the_prompt_is_read(setting: Setting) ->
     guidance = Guidance()
     engine = SlowReader(guidance, ProcessorV2, setting.vocab)
     seen: list[int] = []
-    task = setting.text(given=Plan(bpm=90))
-    assert task.phases[0].forced(), "behind the prompt"
-    (written,) = write(task, engine, guidance, lambda done, total: seen.append(done))
+    continuation = setting.text(given=Plan(bpm=90))
+    assert continuation.constraints[0].forced(), "behind the prompt"
+    (written,) = write_sequences(
+        continuation, engine, guidance, lambda done, total: seen.append(done)
+    )
     assert seen[0] == 0 and 0 not in seen[1:] and seen[-1] == len(written)
 
 
@@ -403,9 +416,9 @@ def test_cancelling_leaves_the_engine_empty_and_usable(setting: Setting, runner:
             raise Cancelled("Cancelled.")
 
     with pytest.raises(Cancelled):
-        write(setting.codes(3), engine, guidance, cancel)
+        write_sequences(setting.codes(3), engine, guidance, cancel)
     assert not engine.requests
-    again = write(setting.codes(3), engine, guidance, ignore)
+    again = write_sequences(setting.codes(3), engine, guidance, ignore)
     assert again == plain_loop(setting.codes(3), setting.vocab)
 
 
@@ -417,9 +430,9 @@ def test_logits_that_are_not_numbers_are_refused_and_the_next_task_goes_well(
     with monkeypatch.context() as patch:
         patch.setitem(globals(), "network", lambda history, vocab: torch.full((vocab,), torch.nan))
         with pytest.raises(UnsoundResult, match="not a number"):
-            write(setting.codes(), engine, guidance, ignore)
+            write_sequences(setting.codes(), engine, guidance, ignore)
     assert not engine.requests
-    assert write(setting.codes(), engine, guidance, ignore) == plain_loop(
+    assert write_sequences(setting.codes(), engine, guidance, ignore) == plain_loop(
         setting.codes(), setting.vocab
     )
 
@@ -447,7 +460,7 @@ def test_the_v1_processor_follows_the_batch(setting: Setting) -> None:
         logits = made.apply(torch.zeros(4, setting.vocab))
         return torch.isinf(logits).any(dim=-1).nonzero()[:, 0].tolist()
 
-    mine = [SimpleNamespace(extra_args={SEAT: (take.key, branch)}) for branch in (0, 1)]
+    mine = [SimpleNamespace(extra_args={SLOT: (take.key, branch)}) for branch in (0, 1)]
     other = SimpleNamespace(extra_args=None)
     assert update([], [(0, mine[0], None, []), (1, other, None, [])], []) == []
     assert update([], [(2, mine[1], None, [])], []) == [0, 2]
@@ -468,7 +481,7 @@ def test_the_v2_processor_follows_slots_and_declines_what_is_not_ours(setting: S
         logits = made.apply(torch.zeros(len(slots), setting.vocab), context)
         return torch.isinf(logits).any(dim=-1).nonzero()[:, 0].tolist()
 
-    mine = [SimpleNamespace(extra_args={SEAT: (take.key, branch)}) for branch in (0, 1)]
+    mine = [SimpleNamespace(extra_args={SLOT: (take.key, branch)}) for branch in (0, 1)]
     assert made.add_request(5, mine[0]) and made.add_request(2, mine[1])
     assert not made.add_request(0, SimpleNamespace(extra_args=None))
     assert rewritten(0, 2, 5) == [1, 2]
@@ -507,9 +520,9 @@ def test_an_engine_that_does_not_start_is_unavailable_whatever_the_cause(
 
 
 def test_a_trial_reports_what_the_other_process_died_of(tmp_path: Path) -> None:
-    assert attempt(["-c", "pass"], 60) is None
-    assert attempt(["-c", "import os; os.abort()"], 60) == (
+    assert run_trial(["-c", "pass"], 60) is None
+    assert run_trial(["-c", "import os; os.abort()"], 60) == (
         "A trial of vLLM failed: exit status -6"
     )
-    assert "not end within 0.5 s" in str(attempt(["-c", "import time; time.sleep(60)"], 0.5))
+    assert "not end within 0.5 s" in str(run_trial(["-c", "import time; time.sleep(60)"], 0.5))
     assert "tokenizer.json is missing" in str(trial(tmp_path / "none", CPU, torch.float32))
