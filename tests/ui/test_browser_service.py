@@ -13,7 +13,7 @@ import gradio as gr
 import numpy as np
 import pytest
 import soundfile
-from chromium import SOON, Visit
+from chromium import SETTLE, SOON, Visit
 from fake_engine import FakeEngine, FakeService
 from fake_hub import HubServer, empty_computer
 from loops import in_loop
@@ -52,10 +52,17 @@ def open_panel(visit: Visit) -> None:
     expect(visit.page.locator("#main-model-path input")).to_be_visible(timeout=SOON)
 
 
-def choose(visit: Visit, elem_id: str, name: str) -> None:
-    """Type a name into a list, as one who knows it does."""
+def choose(visit: Visit, elem_id: str, label: str) -> None:
+    """Pick from a list."""
+    visit.page.locator(f"#{elem_id} input").click()
+    visit.page.get_by_role("option", name=re.compile(rf"^\W*{label}( \(|$)")).click()
+
+
+def type_in(visit: Visit, elem_id: str, name: str) -> None:
+    """Type into a list what it does not offer, no faster than the list follows."""
     box = visit.page.locator(f"#{elem_id} input")
     box.fill(name)
+    visit.page.wait_for_timeout(SETTLE)
     box.press("Enter")
 
 
@@ -66,8 +73,7 @@ def test_another_model_is_chosen_initialized_used_and_given_back_without_a_resta
     visit.go(page.url)
     open_panel(visit)
     pending, status = visit.page.locator("#pending"), visit.page.locator("#service-status")
-    visit.page.locator("#main-model-path input").click()
-    visit.page.get_by_role("option", name=BASE).click()
+    choose(visit, "main-model-path", BASE)
     expect(pending).to_have_text("Not applied yet — press Initialize Service.", timeout=SOON)
     visit.page.locator("#initialize").click()
     expect(status).to_contain_text(f"{BASE} on CPU.", timeout=SOON)
@@ -124,7 +130,7 @@ def test_what_cannot_be_loaded_is_refused_under_its_control(
     page = open_page()
     visit.go(page.url)
     open_panel(visit)
-    choose(visit, "main-model-path", "acestep-v15-xyz")
+    type_in(visit, "main-model-path", "acestep-v15-xyz")
     said = visit.page.get_by_text("`acestep-v15-xyz` was not found in")
     expect(said.first).to_be_visible(timeout=SOON)
     visit.page.locator("#initialize").click()
