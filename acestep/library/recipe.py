@@ -144,7 +144,8 @@ def _upgraded(recipe: Recipe) -> Recipe:
     request = dict(recipe["request"])
     if request.get("task") in ("repaint", "cover"):
         for name in list(request):
-            if name in ("duration", "think", "plan") or name.startswith("lm_"):
+            is_fade = request["task"] == "repaint" and name in ("fade_in", "fade_out")
+            if name in ("duration", "think", "plan") or name.startswith("lm_") or is_fade:
                 del request[name]
     elif isinstance(plan := request.get("plan"), dict) and plan.get("caption"):
         request["rewrite_caption"] = True

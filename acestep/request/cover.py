@@ -5,12 +5,12 @@ from typing import ClassVar, Literal, Self
 from pydantic import model_validator
 
 from acestep.errors import InvalidRequest
-from acestep.request.music import MusicRequest
+from acestep.request.music import WholeSong
 from acestep.request.schema import setting
 from acestep.request.values import File
 
 
-class Cover(MusicRequest):
+class Cover(WholeSong):
     """Turn a song into another style that keeps its structure."""
 
     name: ClassVar[str] = "cover"

@@ -153,12 +153,6 @@ class MusicRequest(Asked):
     peak_db: float = setting(
         -1.0, "output", "Peak Level", "Level of the loudest sample.", unit="dBFS", ge=-10.0, le=0.0
     )
-    fade_in: float = setting(
-        0.0, "output", "Fade In", "Length of the fade at the start.", unit="s", ge=0.0, le=10.0
-    )
-    fade_out: float = setting(
-        0.0, "output", "Fade Out", "Length of the fade at the end.", unit="s", ge=0.0, le=10.0
-    )
     format: AudioFormat = setting(
         "flac", "output", "Format", "flac (24 bit), wav (16), wav24, wav32 (float), mp3, ogg, opus."
     )
@@ -234,6 +228,17 @@ class MusicRequest(Asked):
     def warnings(self) -> list[str]:
         """What is allowed but probably not meant, one sentence each."""
         return [*_unknown_tags(self.lyrics)]
+
+
+class WholeSong(MusicRequest):
+    """A song that is new from beginning to end, so that its ends may fade."""
+
+    fade_in: float = setting(
+        0.0, "output", "Fade In", "Length of the fade at the start.", unit="s", ge=0.0, le=10.0
+    )
+    fade_out: float = setting(
+        0.0, "output", "Fade Out", "Length of the fade at the end.", unit="s", ge=0.0, le=10.0
+    )
 
 
 def _unknown_tags(lyrics: str) -> list[str]:

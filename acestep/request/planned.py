@@ -5,7 +5,7 @@ from typing import Any, Self
 from pydantic import model_validator
 
 from acestep.errors import InvalidRequest
-from acestep.request.music import MusicRequest
+from acestep.request.music import WholeSong
 from acestep.request.plan import Plan
 from acestep.request.preset import Preset
 from acestep.request.schema import setting
@@ -18,7 +18,7 @@ from acestep.request.values import (
 )
 
 
-class PlannedRequest(MusicRequest):
+class PlannedRequest(WholeSong):
     """A song whose length and outline the planner may choose."""
 
     duration: float | None = setting(

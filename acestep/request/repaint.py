@@ -100,16 +100,6 @@ class Repaint(MusicRequest):
             require_forward([region], "repainting_end")
         return self
 
-    @model_validator(mode="after")
-    def _leaves_the_rest_alone(self) -> Self:
-        if self.fade_in or self.fade_out:
-            raise InvalidRequest(
-                "fade_in" if self.fade_in else "fade_out",
-                "A repaint keeps everything outside its region, so it cannot fade the song: "
-                "leave Fade In and Fade Out at 0.",
-            )
-        return self
-
     def regions_of(self, source_seconds: float) -> tuple[Region, ...]:
         """The regions on a source of this length: sorted, apart, in seconds of the source.
 

@@ -1,11 +1,11 @@
 """From decoded sound to a finished song: what the tasks share."""
 
 from acestep.media import audio, edit_metrics
-from acestep.request import MusicRequest
+from acestep.request.music import WholeSong
 from acestep.types import Stereo
 
 
-def mastered(request: MusicRequest, decoded: Stereo) -> Stereo:
+def mastered(request: WholeSong, decoded: Stereo) -> Stereo:
     """The whole song at the level and with the fades that were asked for."""
     return audio.master(
         decoded,

@@ -10,7 +10,7 @@ from acestep.request.resolved import ResolvedRequest
 from acestep.runtime.codec import Codec
 from acestep.tasks.base import Guide, Start, needed
 from acestep.tasks.conditioning import REPAINT
-from acestep.tasks.postprocess import audible, mastered
+from acestep.tasks.postprocess import audible
 from acestep.tasks.timeline import Timeline, joined
 from acestep.types import Latents, Stereo, Waveform
 
@@ -70,7 +70,7 @@ def repainted(request: Repaint, decoded: Stereo, timeline: Timeline, source: Wav
     """
     preserved = timeline.preserved
     if not preserved.any():
-        return mastered(request, decoded)
+        return audio.master(decoded, peak_db=request.peak_db if request.normalize else None)
     lain = timeline.lay(source)
     gain = _gain(decoded[:, preserved], lain[:, preserved]) if request.normalize else 1.0
     new = decoded * gain

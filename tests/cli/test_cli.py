@@ -182,7 +182,7 @@ def test_underscores_are_as_good_as_dashes(
     acestep: Callable[..., Result], service: FakeService
 ) -> None:
     assert acestep(*SONG, "--fade_in", "1", "--guidance_rule", "cfg").exit_code == 0
-    assert service.requests[-1].fade_in == 1.0
+    assert service.requests[-1].model_dump()["fade_in"] == 1.0
 
 
 def test_lyrics_come_from_a_file_after_an_at_sign(

@@ -89,7 +89,7 @@ def test_a_region_that_begins_a_hair_past_the_song_begins_at_its_end() -> None:
         ({"regions": [[i, i + 0.5] for i in range(33)]}, "Regions takes at most 32 values (you ga"),
         ({"regions": [[1, 2]], "repainting_start": 1}, "Give either Regions or Repainting Start a"),
         ({"repainting_end": -1}, "Repainting End must be a number from 0 to 1,200 s (you gav"),
-        ({"fade_out": 1}, "A repaint keeps everything outside its region, so it cannot fade the "),
+        ({"fade_out": 1}, "Repaint has no field 'fade_out'."),
         ({"duration": 30}, "Repaint has no field 'duration'."),
         ({"think": True}, "Repaint has no field 'think'."),
         ({"plan": {"bpm": 90}}, "Repaint has no field 'plan'."),
