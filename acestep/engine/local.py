@@ -244,7 +244,7 @@ class LocalEngine:
     def _next(self) -> "str | _Load | _Unload | None":
         """The next entry of the queue, once there is one; None when the engine closes."""
         with self._lock:
-            self._running = None
+            self._running, self._is_loading = None, False
             self._say()
             while not self._queue and not self._is_closed:
                 self._work.wait()
@@ -323,7 +323,7 @@ class LocalEngine:
                     self._end(other, "failed", failure)
             return failure
         with self._lock:
-            self._loaded = config
+            self._loaded, self._is_loading = config, False  # who reads "ready" may unload at once
             self._say(status="ready", loaded=loaded, loading=None)
         return None
 

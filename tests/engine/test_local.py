@@ -205,6 +205,13 @@ def test_a_bug_is_a_failure_that_says_so(engine: FakeEngine, service: FakeServic
     assert (job.failure.type, job.failure.exit_code) == ("ZeroDivisionError", 1)
 
 
+def test_what_was_chosen_and_is_ready_can_be_unloaded(engine: FakeEngine) -> None:
+    engine.configure(ServiceConfig())
+    engine.until(lambda: engine.state.status == "ready")
+    engine.unload()
+    assert engine.state.status == "empty"
+
+
 def test_unloading_names_the_job_it_would_end(engine: FakeEngine, service: FakeService) -> None:
     service.step_seconds = 0.1
     job = engine.submit(SONG)
