@@ -119,13 +119,13 @@ class Form(Generic[Request]):
             InvalidRequest: in the schema's own sentence, or because lyrics are to be silent.
         """
         data: dict[str, Any] = {}
-        for name, control in self.fields.items():
-            field, value = self.task.model_fields[name], values[control]
-            is_left_open = value in (None, EMPTY) and controls.may_be_open(field)
-            if not is_left_open and (only is None or name in only):
-                data[name] = controls.meant(field, value)
+        for name in self.fields if only is None else only:
+            field, value = self.task.model_fields[name], values[self.fields[name]]
+            if value in (None, EMPTY) and controls.may_be_open(field):
+                continue
+            data[name] = controls.meant(field, value)
         request = self.task.model_validate(data)
-        silenced = self.instrumental is not None and values[self.instrumental]
+        silenced = self.instrumental is not None and values.get(self.instrumental)
         if silenced and getattr(request, "lyrics", INSTRUMENTAL) != INSTRUMENTAL:
             raise InvalidRequest(
                 "lyrics",
