@@ -350,7 +350,7 @@ def test_a_closed_tab_loses_neither_the_song_nor_its_player(
 def test_two_tabs_show_the_same_and_either_cancels(
     visit: Visit, browser: Browser, studio: Studio
 ) -> None:
-    studio.service.step_seconds = 0.5
+    studio.service.step_seconds = 2.0  # not over before both tabs were asked
     other = browser.new_page()
     other.goto(studio.url)
     visit.go(studio.url)
@@ -361,10 +361,12 @@ def test_two_tabs_show_the_same_and_either_cancels(
     progress(other, "Waiting: 1 run before this one")  # its own, as long as that is not over
     expect(visit.page.locator("#jobs > li").first).to_contain_text("Waiting", timeout=SOON)
     other.locator("#jobs > li").nth(1).get_by_role("button", name="Cancel").click()
-    progress(visit.page, "Cancelled.")
+    expect(visit.page.locator("#jobs > li").nth(1)).to_contain_text("Cancelled.", timeout=SOON)
     progress(other, "Rendering")
+    progress(visit.page, "Rendering")  # nothing of its own is left, so it follows what runs
     studio.service.step_seconds = 0.01
     progress(other, "Done")
+    progress(visit.page, "Cancelled.")
     expect(visit.page.locator("#jobs > li").first).to_contain_text("Done", timeout=SOON)
     texts = [page.locator("#jobs > li").first.inner_text() for page in (visit.page, other)]
     assert texts[0] == texts[1]
