@@ -82,12 +82,13 @@ def chromium() -> Iterator[Browser]:
 @contextmanager
 def visiting(browser: Browser) -> Iterator[Visit]:
     """A tab that must end without console errors and without a request to another host."""
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
     tab = Visit(page)
     page.on("console", tab.hear)
     page.on("pageerror", lambda error: tab.complaints.append(str(error)))
     page.on("request", tab.follow)
     yield tab
-    page.close()
+    context.close()
     assert tab.foreign == []
     assert tab.complaints == []

@@ -502,7 +502,9 @@ def test_a_server_that_comes_back_is_found_again_with_the_draft(
     port = free_port()
     first = open_page(port=port)
     visit.go(first.url)
+    visit.page.wait_for_timeout(1500)  # until the form has been fitted to the model
     visit.fill("caption", "before the end")
+    visit.page.wait_for_timeout(500)  # a draft is kept a moment after the typing
     first.close()
     status = visit.page.locator("#status")
     expect(status).to_contain_text("Connection lost", timeout=SOON)
