@@ -1,7 +1,7 @@
 """`config`: the settings that are kept for all commands."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -29,7 +29,7 @@ def show_config(ctx: typer.Context, *, output: Output) -> None:
     settings = settled(ctx)
     values = settings.config.model_dump(mode="json")
     name_width = max(map(len, values))
-    texts = {name: "" if value is None else str(value) for name, value in values.items()}
+    texts = {name: _in_words(value) for name, value in values.items()}
     text_width = max(map(len, texts.values()))
     lines = [
         f"{name:{name_width}}  {text:{text_width}}  {settings.origins[name]}"
@@ -62,8 +62,15 @@ def set_config(
     text, name, kept = changed(ctx.obj.config_class, file, key, value)
     make_folder(file.parent)
     write_file(file, text.encode(), overwrite=True)
-    said = f"{name} is no longer kept." if kept is None else f"{name} is {kept} from now on."
+    said = f"{name} is {_in_words(kept)} from now on."
+    if kept is None:
+        said = f"{name} is no longer kept."
     output.result({"file": file, "key": name, "value": kept}, said)
+
+
+def _in_words(value: Any) -> str:
+    """A value as one line: what may be repeated with commas, as its option takes it."""
+    return ", ".join(value) if isinstance(value, list) else "" if value is None else str(value)
 
 
 def make_folder(folder: Path) -> None:

@@ -115,11 +115,11 @@ class ServiceCommand(GroupedCommand):
     def invoke(self, ctx: Any) -> Any:
         for place, options in self._made.items():
             given = {option.name: ctx.params.pop(option.name) for option in options}
-            # What may be given several times is an empty list when it was not given.
+            # What may be given several times is empty when it was not given.
             ctx.meta[place] = {
-                name: ", ".join(value) if isinstance(value, list) else value
+                name: ", ".join(value) if isinstance(value, list | tuple) else value
                 for name, value in given.items()
-                if value not in (None, [])
+                if value not in (None, [], ())
             }
         return super().invoke(ctx)
 

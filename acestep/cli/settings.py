@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 FILE_VARIABLE = "ACESTEP_CONFIG"
 DEFAULT = "default"
-# A value of TOML that stands on one line: text in either kind of quotes, or a bare word.
-_VALUE = r"""\"(?:[^"\\\n]|\\.)*"|'[^'\n]*'|[^\s#]+"""
+# A value of TOML that stands on one line: text in either kind of quotes, a bare word, or a list.
+_SINGLE = r"""\"(?:[^"\\\n]|\\.)*"|'[^'\n]*'|[^\s#\[\],]+"""
+_VALUE = rf"""{_SINGLE}|\[(?:[ \t,]|{_SINGLE})*\]"""
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,9 @@ def changed(
     _judge(config_class, _filled(config_class, others), str(file))
     is_cleared = value == "" and name in config_class.model_fields
     judged = None if is_cleared else getattr(config_class.model_validate({name: value}), name)
-    # Whoever reads the file may stand in another folder.
-    written = str(judged.expanduser().absolute()) if isinstance(judged, Path) else judged
+    written = list(judged) if isinstance(judged, tuple) else judged
+    if isinstance(judged, Path):  # whoever reads the file may stand in another folder
+        written = str(judged.expanduser().absolute())
     after = _with_line(text, name, written)
     if _parsed(after, file) != (others if written is None else {**others, name: written}):
         raise InvalidRequest("config", f"{file} is not simple enough to change: edit it by hand.")

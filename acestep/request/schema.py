@@ -33,6 +33,7 @@ def setting(
     lines: int = 1,
     place: str = "",
     recorded: bool = False,
+    live: bool = False,
     **bounds: Any,
 ) -> Any:
     """A field, with all that page and command line need to know of it.
@@ -49,11 +50,12 @@ def setting(
         place: where on the page, when not with its group: `front`, in the open, or `more`, where
             less is asked for.
         recorded: of a service's setting: it may change samples, so recipes keep it.
+        live: of a service's setting: it may change without reading the networks again.
     """
     known = {
         "group": group, "unit": unit, "missing": missing, "flags": list(flags), "metavar": metavar,
         "widget": widget, "placeholder": placeholder, "lines": lines, "place": place,
-        "recorded": recorded,
+        "recorded": recorded, "live": live,
     }  # fmt: skip
     return Field(default, title=title, description=description, json_schema_extra=known, **bounds)
 

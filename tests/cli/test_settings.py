@@ -19,8 +19,8 @@ SONG = ["generate", "--caption", "lo-fi", "--duration", "10", "--steps", "1", "-
 class Tuned(ServiceConfig):
     """A configuration with one setting more."""
 
-    int8_weights: bool = setting(
-        False, "memory", "INT8", "Store weights in eight bits.", flags=("--int8",), recorded=True
+    is_quiet: bool = setting(
+        False, "memory", "Quiet", "Make less noise.", flags=("--quiet",), recorded=True
     )
     threads: int | None = setting(None, "memory", "Threads", "At most these.", ge=1, le=64)
 
@@ -98,15 +98,15 @@ def test_a_new_setting_is_an_option_a_variable_and_a_key_of_the_file_by_itself(
 ) -> None:
     for command in ("generate", "repaint", "cover", "run", "plan", "understand", "replay", "ui"):
         words = " ".join(acestep(command, "--help").stdout.split())
-        assert "--int8" in words and "Store weights in eight bits." in words
-        assert "env var: ACESTEP_INT8;" in words
-    acestep(*SONG, "--int8", "--threads", "2")
-    assert service.loads[-1] == Tuned(int8_weights=True, threads=2)
-    acestep(*SONG, ACESTEP_INT8="1", ACESTEP_THREADS="3")
-    assert service.loads[-1] == Tuned(int8_weights=True, threads=3)
-    write(file, "int8_weights = true\nthreads = 4\n")
-    acestep(*SONG, "--no-int8")
-    assert service.loads[-1] == Tuned(int8_weights=False, threads=4)
+        assert "--quiet" in words and "Make less noise." in words
+        assert "env var: ACESTEP_QUIET;" in words
+    acestep(*SONG, "--quiet", "--threads", "2")
+    assert service.loads[-1] == Tuned(is_quiet=True, threads=2)
+    acestep(*SONG, ACESTEP_QUIET="1", ACESTEP_THREADS="3")
+    assert service.loads[-1] == Tuned(is_quiet=True, threads=3)
+    write(file, "is_quiet = true\nthreads = 4\n")
+    acestep(*SONG, "--no-quiet")
+    assert service.loads[-1] == Tuned(is_quiet=False, threads=4)
 
 
 @pytest.mark.parametrize(
@@ -157,9 +157,9 @@ def test_set_keeps_a_value_for_all_commands(
     assert done.exit_code == 0, done.output
     assert done.stdout == "lm_device is cuda:1 from now on.\n"
     assert file.read_text() == 'lm_device = "cuda:1"\n'
-    acestep("config", "set", "int8", "yes")
+    acestep("config", "set", "quiet", "yes")
     acestep(*SONG)
-    assert service.loads[-1] == Tuned(lm_device="cuda:1", int8_weights=True)
+    assert service.loads[-1] == Tuned(lm_device="cuda:1", is_quiet=True)
 
 
 def test_set_changes_one_line_and_keeps_the_rest(
@@ -174,6 +174,24 @@ def test_set_changes_one_line_and_keeps_the_rest(
         '# mine\nmodel = "a \\"new\\" é"  # the good one\n\nlm = "none" # no LM\nthreads = 3\n'
         'device = "cpu"\n'
     )
+
+
+def test_what_may_be_repeated_is_kept_as_a_list(
+    acestep: Callable[..., Result], service: FakeService, file: Path
+) -> None:
+    done = acestep("config", "set", "lora", "warm:0.5, a [b] c")
+    assert done.stdout == "lora is warm:0.5, a [b] c from now on.\n", done.output
+    assert file.read_text() == 'lora = ["warm:0.5", "a [b] c"]\n'
+    acestep(*SONG)
+    assert service.loads[-1].lora == ("warm:0.5", "a [b] c")
+    assert "warm:0.5, a [b] c" in acestep("config", "show").stdout
+    write(file, 'lora = [\'it, [1]\', "b"]  # both\nlm = "none"\n')
+    assert acestep("config", "set", "lora", "cool").exit_code == 0
+    assert file.read_text() == 'lora = ["cool"]  # both\nlm = "none"\n'
+    acestep(*SONG, "--lora", "a", "--lora", "b:2")
+    assert service.loads[-1].lora == ("a", "b:2")
+    acestep("config", "set", "lora", "")
+    assert file.read_text() == 'lm = "none"\n'
 
 
 def test_set_puts_a_wrong_value_right(acestep: Callable[..., Result], file: Path) -> None:
