@@ -4,7 +4,8 @@ Latents are patched two frames to a position, so the transformer runs at 12.5 Hz
 about text or sound: its conditions are states, and what it keeps or repaints is in its context.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import cast
 
 import torch
 from einops.layers.torch import Rearrange
@@ -101,7 +102,7 @@ class DiT(nn.Module):
         step but the first from projecting the conditions again.
         """
         conditions = self.condition_embedder(states.to(self.dtype))
-        return [layer.cross_attn.keys_values(conditions) for layer in self._dit_layers()]
+        return [layer.cross_attn.keys_values(conditions) for layer in self._layers_in_turn()]
 
     def forward(
         self,
@@ -135,7 +136,8 @@ class DiT(nn.Module):
         rope = rotary(x.shape[1], self.config, x)
         windows = [self.config.window(i) for i in range(len(self.layers))]
         masks = {window: attention_mask(x, window) for window in set(windows)}
-        for layer, condition, window in zip(self.layers, conditions, windows, strict=True):
+        in_turn = zip(self._layers_in_turn(), conditions, windows, strict=True)
+        for layer, condition, window in in_turn:
             x = layer(x, modulations, condition, rope, masks[window])
         shift, scale = (self.scale_shift_table + embedding[:, None]).chunk(2, dim=1)
         velocity = self.proj_out(self.norm_out(x) * (1 + scale) + shift)
@@ -149,5 +151,6 @@ class DiT(nn.Module):
         embedding_r, modulations_r = self.time_embed_r(span)
         return embedding + embedding_r, modulations + modulations_r
 
-    def _dit_layers(self) -> list[DiTLayer]:
-        return [layer for layer in self.layers if isinstance(layer, DiTLayer)]
+    def _layers_in_turn(self) -> Iterator[DiTLayer]:
+        """Each is used before the next one is asked for: they may visit the device in turn."""
+        return cast(Iterator[DiTLayer], iter(self.layers))

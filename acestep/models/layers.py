@@ -94,13 +94,15 @@ def attention_mask(
     length = states.shape[1]
     visible = None if padding is None else rearrange(padding, "b s -> b 1 1 s")
     if window is not None and length > window + 1:
-        index = torch.arange(length, device=states.device)
-        near = rearrange((index[:, None] - index).abs() <= window, "t s -> 1 1 t s")
+        # A band of booleans: differences of positions would take 17 bytes per pair, 1 GB for a
+        # song of ten minutes.
+        everywhere = torch.ones(length, length, dtype=torch.bool, device=states.device)
+        near = rearrange(everywhere.triu(-window).tril(window), "t s -> 1 1 t s")
         visible = near if visible is None else near & visible
     if visible is None:
         return None
     lowest = torch.finfo(states.dtype).min
-    return torch.zeros_like(visible, dtype=states.dtype).masked_fill(~visible, lowest)
+    return torch.zeros_like(visible, dtype=states.dtype).masked_fill_(~visible, lowest)
 
 
 class Attention(nn.Module):
@@ -143,13 +145,15 @@ class Attention(nn.Module):
         if not isinstance(source, KeysValues):
             source = self.keys_values(states if source is None else source, rope)
         keys, values = source
-        if mask is not None:
-            # With a mask no fused kernel shares key-value heads, so they are repeated.
+        repeats = mask is not None or (queries.is_cuda and queries.dtype == torch.float32)
+        if repeats:
+            # With a mask, and on GPUs in fp32, no fused kernel shares key-value heads, and any
+            # other one would keep every score: 7 GB for ten minutes. So they are repeated.
             shared = queries.shape[1] // keys.shape[1]
             keys = keys.repeat_interleave(shared, dim=1)
             values = values.repeat_interleave(shared, dim=1)
         heads = F.scaled_dot_product_attention(
-            queries, keys, values, attn_mask=mask, enable_gqa=mask is None
+            queries, keys, values, attn_mask=mask, enable_gqa=not repeats
         )
         return self.o_proj(rearrange(heads, "b h t d -> b t (h d)"))
 

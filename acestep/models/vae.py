@@ -39,7 +39,8 @@ OnShare = Callable[[float], None]  # share of one pass that is done
 
 
 class Vae(nn.Module):
-    """Encoder and decoder, tiled along time so that memory does not grow with the song.
+    """Encoder and decoder, tiled along time and one song after the other, so that memory grows
+    neither with the song nor with the batch.
 
     A fresh or newly loaded network holds the published tensors; `fold` turns them into what the
     forward pass needs. Both states compute the same function.
@@ -116,12 +117,13 @@ class Vae(nn.Module):
             )
         like = next(self.encoder.parameters())
         latents = waveform.new_empty(batch, frames, self.latent_channels, dtype=torch.float32)
-        for tile, on_share in _told(tiles(frames, tile_frames, self.encoder_halo), on_progress):
+        pieces = _pieces(batch, tiles(frames, tile_frames, self.encoder_halo))
+        for row, tile, on_share in _told(pieces, on_progress):
             end = samples if tile.right == frames else tile.right * self.hop
-            sound = waveform[..., tile.left * self.hop : end].to(like)
+            sound = waveform[row, :, tile.left * self.hop : end].to(like)
             mean, _ = self.encoder(sound, on_share).chunk(2, dim=1)
             kept = slice(tile.start - tile.left, tile.stop - tile.left)
-            latents[:, tile.start : tile.stop] = rearrange(mean[..., kept], "b c f -> b f c")
+            latents[row, tile.start : tile.stop] = rearrange(mean[..., kept], "b c f -> b f c")
         on_progress(WHOLE, WHOLE)
         return latents
 
@@ -150,11 +152,12 @@ class Vae(nn.Module):
         waveform = latents.new_empty(
             batch, self.decoder.conv2.out_channels, frames * self.hop, dtype=torch.float32
         )
-        for tile, on_share in _told(tiles(frames, tile_frames, self.decoder_halo), on_progress):
-            seen = latents[:, tile.left : tile.right].to(like)
+        pieces = _pieces(batch, tiles(frames, tile_frames, self.decoder_halo))
+        for row, tile, on_share in _told(pieces, on_progress):
+            seen = latents[row, tile.left : tile.right].to(like)
             sound = self.decoder(rearrange(seen, "b f c -> b c f"), on_share)
             kept = slice((tile.start - tile.left) * self.hop, (tile.stop - tile.left) * self.hop)
-            waveform[..., tile.start * self.hop : tile.stop * self.hop] = sound[..., kept]
+            waveform[row, :, tile.start * self.hop : tile.stop * self.hop] = sound[..., kept]
         on_progress(WHOLE, WHOLE)
         return waveform
 
@@ -414,18 +417,25 @@ def tiles(frames: int, tile_frames: int, halo: int) -> list[Tile]:
     ]
 
 
-def _told(tiles: Sequence[Tile], on_progress: OnWork) -> Iterator[tuple[Tile, OnShare]]:
-    """The tiles, each with what turns shares of its work into hundredths of the whole."""
+def _pieces(batch: int, tiles: Sequence[Tile]) -> list[tuple[slice, Tile]]:
+    """Every tile of every row of a batch, the row as a slice."""
+    return [(slice(row, row + 1), tile) for row in range(batch) for tile in tiles]
+
+
+def _told(
+    pieces: Sequence[tuple[slice, Tile]], on_progress: OnWork
+) -> Iterator[tuple[slice, Tile, OnShare]]:
+    """The pieces, each with what turns shares of its work into hundredths of the whole."""
     on_progress(0, WHOLE)
-    total = sum(tile.right - tile.left for tile in tiles)
+    total = sum(tile.right - tile.left for _, tile in pieces)
     before = 0
-    for tile in tiles:
+    for row, tile in pieces:
         read = tile.right - tile.left
 
         def on_share(share: float, before: int = before, read: int = read) -> None:
             on_progress(int(WHOLE * (before + share * read) / total), WHOLE)
 
-        yield tile, on_share
+        yield row, tile, on_share
         before += read
 
 
