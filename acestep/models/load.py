@@ -5,9 +5,10 @@ checkpoint is refused with one sentence that names the file. Pickle is never ope
 one small tensor that is published no other way, and then only through `weights_only=True`.
 """
 
+import logging
 import math
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,22 +21,57 @@ from acestep.checkpoints.headers import ARCHIVE, Stored, stored_tensors
 from acestep.errors import CheckpointError
 from acestep.models.acestep import AceStep
 from acestep.models.config import AceStepConfig, Qwen3Config, VaeConfig
+from acestep.models.packed import PackedWeights
+from acestep.models.quantize import (
+    QuantizedLinear,
+    WeightForm,
+    product_name,
+    quantize_linears,
+    relative_error,
+)
 from acestep.models.qwen3 import Qwen3
 from acestep.models.vae import Vae
 from acestep.types import Latents
 
 M = TypeVar("M", bound=nn.Module)
 
+# The children of `AceStep`, each of which can be loaded without the others.
+PARTS = ("decoder", "encoder", "tokenizer", "detokenizer", "null_condition_emb")
 SILENCE_FRAMES = 15_000  # ten minutes
 MAX_SILENCE_FILE = 64_000_000  # bytes; the published file is 3.84 MB
 
+logger = logging.getLogger(__name__)
+
 
 def load_acestep(
-    folder: Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+    folder: Path,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    *,
+    parts: Collection[str] = PARTS,
+    int8: bool = False,
 ) -> AceStep:
-    """The networks of a DiT folder, 2B or XL."""
+    """The networks of a DiT folder, 2B or XL.
+
+    Args:
+        parts: which of them get weights; the others stay on the meta device and cost nothing. The
+            file is judged as a whole all the same.
+        int8: hold attention and MLP of the DiT's and of the condition encoder's layers in INT8.
+            What is small, or shifts every layer (embeddings, norms, times), and the tokenizer,
+            whose codes are exact, stay as they are.
+    """
+    if unknown := set(parts) - set(PARTS):
+        raise ValueError(f"{sorted(unknown)} are no parts of AceStep; they are {PARTS}.")
     config = AceStepConfig.read(folder)
-    return load_module(lambda: AceStep(config), folder, dtype=dtype, device=device)
+    return load_module(
+        lambda: AceStep(config),
+        folder,
+        dtype=dtype,
+        device=device,
+        is_wanted=lambda name: name.split(".")[0] in parts,
+        weights="int8" if int8 else "plain",
+        is_quantized=lambda name: name.startswith(("decoder.", "encoder.")) and ".layers." in name,
+    )
 
 
 def load_vae(
@@ -57,9 +93,20 @@ def load_vae(
 
 
 def load_qwen3(
-    folder: Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+    folder: Path,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    *,
+    weights: WeightForm = "plain",
 ) -> Qwen3:
-    """A text encoder or a planner."""
+    """A text encoder or a planner.
+
+    Args:
+        weights: the form of the layers' weights; embedding and norms stay as they are.
+
+    Raises:
+        Unavailable: NF4 without bitsandbytes.
+    """
     config = Qwen3Config.read(folder)
 
     def rename(key: str) -> str | None:
@@ -68,7 +115,15 @@ def load_qwen3(
             return None
         return key.removeprefix("model.")
 
-    return load_module(lambda: Qwen3(config), folder, dtype=dtype, device=device, rename=rename)
+    return load_module(
+        lambda: Qwen3(config),
+        folder,
+        dtype=dtype,
+        device=device,
+        rename=rename,
+        weights=weights,
+        is_quantized=lambda name: name.startswith("layers."),
+    )
 
 
 def load_silence(folder: Path) -> Latents:
@@ -114,8 +169,13 @@ def load_module(
     device: torch.device | str = "cpu",
     stem: str = STEMS["dit"],
     rename: Callable[[str], str | None] = lambda key: key,
+    is_wanted: Callable[[str], bool] = lambda name: True,
+    weights: WeightForm = "plain",
+    is_quantized: Callable[[str], bool] = lambda name: True,
 ) -> M:
     """Build a network without memory, then give it the folder's tensors one by one.
+
+    A weight is quantized as it is read, on `device`, and its error is logged (`relative_error`).
 
     The network must make its non-persistent buffers itself when it runs: they have no tensor here.
 
@@ -123,6 +183,8 @@ def load_module(
         dtype: what the weights are cast to; None keeps them as stored.
         stem: name of the weight file, or of its index, before `.safetensors`.
         rename: from a stored key to the network's own; None leaves the tensor out.
+        is_wanted: whether the network's tensor of this name is read; else it stays on meta.
+        weights: the form of the linear layers that `is_quantized` names.
 
     Raises:
         CheckpointError: no weights, damaged weights, or weights of another network.
@@ -134,26 +196,58 @@ def load_module(
         if (name := rename(key)) is not None:
             stored[name] = (key, tensor)
     _compare(folder, {name: tensor for name, (_, tensor) in stored.items()}, module.state_dict())
-    weights = {}
-    for file in sorted({tensor.file for _, tensor in stored.values()}):
-        names = {key: name for name, (key, tensor) in stored.items() if tensor.file == file}
-        weights |= _read(file, names, dtype, device)
-    module.load_state_dict(weights, strict=True, assign=True)
+    device = torch.device(device)
+    quantized = quantize_linears(
+        module, weights, lambda name: is_wanted(name) and is_quantized(name)
+    )
+    files = sorted({tensor.file for _, tensor in stored.values()})
+    # A GPU rounds faster than a file is read.
+    packed = PackedWeights(folder, quantized if device.type == "cpu" else {}, files)
+    is_packed = {f"{layer}.weight" for layer in packed.read()}
+    tensors = {}
+    for file in files:
+        names = {
+            key: name
+            for name, (key, tensor) in stored.items()
+            if tensor.file == file and is_wanted(name) and name not in is_packed
+        }
+        tensors |= _read(file, names, dtype, device, quantized)
+    # Nothing can be missing but what is not wanted or has been stored: names have been compared.
+    module.load_state_dict(tensors, strict=False, assign=True)
+    packed.save()
+    if quantized:
+        logger.info(
+            "%s: %d layers in %s, %.2f %% from the file's; %s.",
+            folder.name, len(quantized), weights.upper(), 100 * relative_error(module),
+            product_name(device, weights),
+        )  # fmt: skip
     return module.requires_grad_(False).eval()
 
 
 def _read(
-    file: Path, names: Mapping[str, str], dtype: torch.dtype | None, device: torch.device | str
+    file: Path,
+    names: Mapping[str, str],
+    dtype: torch.dtype | None,
+    device: torch.device,
+    quantized: Mapping[str, QuantizedLinear],
 ) -> dict[str, torch.Tensor]:
-    """The named tensors of one file; only one is ever held in a second dtype."""
+    """The named tensors of one file; only one is ever held in a second dtype.
+
+    Weights of quantized layers go there.
+    """
+    read = {}
     try:
         with safe_open(file, framework="pt") as tensors:
-            return {
-                name: tensors.get_tensor(key).to(device=device, dtype=dtype)
-                for key, name in names.items()
-            }
+            for key, name in names.items():
+                tensor = tensors.get_tensor(key).to(device=device)
+                layer, _, kind = name.rpartition(".")
+                if kind == "weight" and layer in quantized:
+                    quantized[layer].store(tensor)
+                else:
+                    read[name] = tensor.to(dtype=dtype)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file} cannot be read ({error}).") from error
+    return read
 
 
 def _compare(

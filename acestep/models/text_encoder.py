@@ -34,14 +34,19 @@ class TextEncoder:
         folder: Path,
         dtype: torch.dtype | None = None,
         device: torch.device | str = "cpu",
+        *,
+        int8: bool = False,
     ) -> "TextEncoder":
         """Read network and tokenizer from one folder; None keeps the weights' own dtype.
+
+        Args:
+            int8: hold the layers' weights in INT8; the embedding, which lyrics are made of, not.
 
         Raises:
             CheckpointError: a file is missing or damaged, or the two do not belong together.
         """
         tokenizer = read_tokenizer(folder / TOKENIZER_FILE)
-        model = load_qwen3(folder, dtype, device)
+        model = load_qwen3(folder, dtype, device, weights="int8" if int8 else "plain")
         if (words := tokenizer.get_vocab_size()) > model.config.vocab_size:
             raise CheckpointError(
                 f"{folder / TOKENIZER_FILE} has {words} tokens, but the network embeds only "

@@ -41,15 +41,19 @@ class Planner:
         *,
         caption_tokens: int = FREE_TEXT_TOKENS,
         lyrics_tokens: int = LYRICS_TOKENS,
+        takes_at_once: int | None = None,
     ) -> None:
         """
         Args:
+            takes_at_once: how many takes are written together; None is all of them. Memory grows
+                with it: every take remembers all that it has read and written.
             caption_tokens: where a model that does not end its caption is stopped.
             lyrics_tokens: the same for lyrics, which only the helper modes write.
         """
         self.backend = backend
         self._caption_tokens = caption_tokens
         self._lyrics_tokens = lyrics_tokens
+        self.takes_at_once = takes_at_once
 
     @property
     def codebook_size(self) -> int:
@@ -111,16 +115,21 @@ class Planner:
         constraints = [
             AudioCodeConstraint(self.backend.vocabulary, count) for _ in range(request.takes)
         ]
-        self._write(
-            prompts.codes_prompt(request, metadata),
-            constraints,
-            [take_seed(_seed(request), take) for take in range(request.takes)],
-            name="planner/codes",
-            sampling=Sampling.of(request),
-            scale=request.lm_cfg_scale,
-            max_tokens=count + 1,
-            report=report,
-        )
+        seeds = [take_seed(_seed(request), take) for take in range(request.takes)]
+        size = self.takes_at_once or request.takes
+        for first in range(0, request.takes, size):
+            self._write(
+                prompts.codes_prompt(request, metadata),
+                constraints[first : first + size],
+                seeds[first : first + size],
+                name="planner/codes",
+                sampling=Sampling.of(request),
+                scale=request.lm_cfg_scale,
+                max_tokens=count + 1,
+                report=report,
+                before=first // size,
+                groups=-(-request.takes // size),
+            )
         return tuple(tuple(constraint.codes) for constraint in constraints)
 
     def understand(
@@ -182,8 +191,14 @@ class Planner:
         scale: float,
         max_tokens: int,
         report: Reporter,
+        before: int = 0,
+        groups: int = 1,
     ) -> None:
-        """Let the backend write; what it wrote is in the constraints."""
+        """Let the backend write; what it wrote is in the constraints.
+
+        Args:
+            before, groups: how many groups of takes are written already, and how many there are.
+        """
         encode = self.backend.vocabulary.encode
         continuation = Continuation(
             conditional=encode(prompt.conditional),
@@ -195,10 +210,10 @@ class Planner:
             scale=scale,
             max_tokens=max_tokens,
         )
-        report("planning", 0, max_tokens)
+        report("planning", before * max_tokens, groups * max_tokens)
         for tokens in watched(
             lambda on_token: self.backend.generate(continuation, on_token),
-            lambda done, total: report("planning", done, total),
+            lambda done, total: report("planning", before * total + done, groups * total),
         ):
             refuse_loops(tokens)
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from acestep.checkpoints.headers import stored_tensors, weight_files
 from acestep.errors import CheckpointError
-from acestep.models.load import load_acestep, load_module, load_silence
+from acestep.models.load import PARTS, load_acestep, load_module, load_silence
 
 KEY = "decoder.proj_in.1.weight"
 
@@ -115,6 +115,36 @@ def test_a_whole_checkpoint_loads_in_bf16_with_every_published_key(
     state = load_acestep(folder, torch.bfloat16).state_dict()
     assert state.keys() == stored.keys()
     assert all(torch.equal(state[key], tensor.bfloat16()) for key, tensor in stored.items())
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_one_part_is_loaded_and_the_others_cost_nothing(
+    part: str, random_acestep: Callable[[Mapping[str, Any]], Path]
+) -> None:
+    folder = random_acestep(TINY_2B)
+    stored = load_file(folder / "model.safetensors")
+    for key, tensor in load_acestep(folder, parts=[part]).state_dict().items():
+        assert tensor.is_meta == (key.split(".")[0] != part)
+        assert tensor.is_meta or torch.equal(tensor, stored[key])
+
+
+def test_a_file_is_judged_whole_whichever_part_is_wanted(
+    random_acestep: Callable[[Mapping[str, Any]], Path], tmp_path: Path
+) -> None:
+    folder = random_acestep(TINY_2B)
+    shutil.copy(folder / "config.json", tmp_path)
+    stored = load_file(folder / "model.safetensors")
+    del stored["null_condition_emb"]
+    save_file(stored, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="lack 'null_condition_emb'"):
+        load_acestep(tmp_path, parts=["decoder"])
+
+
+def test_a_part_that_does_not_exist_is_refused(
+    random_acestep: Callable[[Mapping[str, Any]], Path],
+) -> None:
+    with pytest.raises(ValueError, match="vae"):
+        load_acestep(random_acestep(TINY_2B), parts=["vae"])
 
 
 @pytest.mark.parametrize(

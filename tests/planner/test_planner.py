@@ -98,6 +98,17 @@ def test_takes_share_metadata_and_have_codes_of_their_own(planner: Planner) -> N
     assert plan.codes[0] == alone.codes[0] and plan.caption == alone.caption
 
 
+def test_takes_written_one_after_the_other_are_the_same(planner: Planner, asked: Asked) -> None:
+    song = request(takes=3, seed=5)
+    together = planner.plan(song, PRESET, QUIET)
+    seen: list[Progress] = []
+    apart = Planner(asked, caption_tokens=24, lyrics_tokens=64, takes_at_once=2)
+    assert apart.plan(song, PRESET, Reporter(seen.append)).codes == together.codes
+    assert [len(each.constraints) for each in asked.continuations[-2:]] == [2, 1]
+    told = [(step.done, step.total) for step in seen if step.total == seen[-1].total]
+    assert told == sorted(told) and told[-1][0] == told[-1][1]
+
+
 def test_temperature_guidance_and_a_negative_prompt_reach_the_codes(planner: Planner) -> None:
     given = {"duration": 10, "bpm": 96}
     plain = planner.plan(request(**given), PRESET, QUIET)

@@ -16,6 +16,7 @@ from torch import Tensor
 from acestep.config import BackendName
 from acestep.errors import CheckpointError, Unavailable, UnsoundResult
 from acestep.models.config import CONFIG_FILE, Qwen3Config
+from acestep.models.quantize import WeightForm
 from acestep.planner.grammar import TokenConstraint
 from acestep.planner.sampling import Sampling
 from acestep.planner.vocabulary import Vocabulary
@@ -77,9 +78,17 @@ class Backend(Protocol):
 
 
 def load_backend(
-    folder: Path, name: BackendName, *, device: torch.device, dtype: torch.dtype
+    folder: Path,
+    name: BackendName,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    weights: WeightForm = "plain",
 ) -> Backend:
     """The engine that was asked for, with a checkpoint's weights; only `auto` chooses.
+
+    Args:
+        weights: the form of the layers' weights; only PyTorch's engine has others than plain.
 
     Raises:
         CheckpointError: the folder is incomplete, damaged, or not a planner's.
@@ -89,19 +98,19 @@ def load_backend(
     from acestep.planner.backends.vllm import VllmBackend, trial, unavailable
 
     if name == "vllm":
-        if reason := unavailable(device):
+        if reason := unavailable(device, weights=weights):
             raise Unavailable(reason)
         return VllmBackend.load(folder, device=device, dtype=dtype)
     if name == "auto":
         read_planner(folder)  # a broken checkpoint is no reason to choose another engine
-        reason = unavailable(device) or trial(folder, device, dtype)
+        reason = unavailable(device, weights=weights) or trial(folder, device, dtype)
         try:
             if reason is None:
                 return VllmBackend.load(folder, device=device, dtype=dtype)
         except Unavailable as error:
             reason = str(error)
         logger.info("The planner runs on PyTorch. %s", reason)
-    return PtBackend.load(folder, device=device, dtype=dtype)
+    return PtBackend.load(folder, device=device, dtype=dtype, weights=weights)
 
 
 def read_planner(folder: Path) -> tuple[Vocabulary, Qwen3Config]:

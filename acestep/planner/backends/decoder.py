@@ -4,11 +4,13 @@ A decoding step multiplies every weight with a handful of rows, so it lasts as l
 weights does. Hence one product for queries, keys and values and one for gate and up; query heads
 that share a key head are rows of one attention, so nothing is repeated; the head is multiplied for
 the tokens that may come, not for all; and on CPUs the weights lie as oneDNN's kernels read them,
-which gives two rows two to three times the bandwidth they otherwise get.
+which gives two rows two to three times the bandwidth they otherwise get. Weights of a byte or half
+a byte (`acestep.models.quantize`) take as much less time to read where the device has a product for
+them.
 """
 
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Self, cast
 
 import torch
 from einops import rearrange
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from acestep.models.layers import AttentionMask, KeysValues, RMSNorm, Rotary, rotary_at, rotate
+from acestep.models.quantize import Int8Linear, Nf4Linear, QuantizedLinear
 from acestep.models.qwen3 import DecoderLayer, KVCache, Qwen3, causal_mask
 from acestep.types import States, TokenIds
 
@@ -35,9 +38,17 @@ def fitting_dtype(device: torch.device) -> torch.dtype:
 
 
 class Dense:
-    """Rows times a weight [out, in]; `pack` makes a copy of it in the CPU kernels' own layout."""
+    """Rows times a weight [out, in]; `pack` makes a copy of it in the CPU kernels' own layout.
 
-    def __init__(self, weight: Float[Tensor, "out width"], *, pack: bool = True) -> None:
+    A quantized layer lies as its kernels read it already.
+    """
+
+    def __init__(
+        self, weight: Float[Tensor, "out width"] | QuantizedLinear, *, pack: bool = True
+    ) -> None:
+        self._quantized = weight if isinstance(weight, nn.Module) else None
+        if isinstance(weight, nn.Module):
+            return
         self._is_packed = pack and weight.device.type == "cpu" and _can_pack(weight.dtype)
         self._weight = (
             torch.ops.mkldnn._reorder_linear_weight(weight, EXPECTED_ROWS)
@@ -45,7 +56,20 @@ class Dense:
             else weight
         )
 
+    @classmethod
+    def joined(cls, *linears: nn.Module) -> Self:
+        """One product for several layers of one form, their outputs side by side."""
+        int8 = [linear for linear in linears if isinstance(linear, Int8Linear)]
+        nf4 = [linear for linear in linears if isinstance(linear, Nf4Linear)]
+        if len(int8) == len(linears):
+            return cls(Int8Linear.joined(int8))
+        if len(nf4) == len(linears):
+            return cls(Nf4Linear.joined(nf4))
+        return cls(torch.cat([cast(nn.Linear, linear).weight for linear in linears]))
+
     def __call__(self, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch out"]:
+        if self._quantized is not None:
+            return self._quantized(x)
         if self._is_packed:
             return torch.ops.mkldnn._linear_pointwise(x, self._weight, None, "none", [], "")
         return F.linear(x, self._weight)
@@ -59,6 +83,7 @@ class PackedQwen3:
         self.config = network.config
         self._embedding = network.embed_tokens.weight
         count = len(network.layers)
+        self._is_int8 = any(isinstance(module, Int8Linear) for module in network.layers.modules())
         self._layers = [_Layer(cast(DecoderLayer, network.layers.pop(0))) for _ in range(count)]
         self._norm = network.norm
 
@@ -75,8 +100,16 @@ class PackedQwen3:
         return KVCache(self.config, count, capacity, dtype=self.dtype, device=self.device)
 
     def head(self, rows: slice, *, pack: bool) -> Dense:
-        """States → logits of these tokens. Packing pays where thousands of steps use the head."""
-        return Dense(self._embedding[rows], pack=pack)
+        """States → logits of these tokens. Packing pays where thousands of steps use the head.
+
+        A packed head of an INT8 network is INT8 on CPUs, where it is a copy in any case.
+        """
+        weight = self._embedding[rows]
+        if pack and self._is_int8 and self.device.type == "cpu":
+            head = Int8Linear(weight.shape[1], weight.shape[0])
+            head.store(weight)
+            return Dense(head)
+        return Dense(weight, pack=pack)
 
     def __call__(self, ids: TokenIds, cache: KVCache) -> States:
         """Last hidden states, after the final norm; `ids` are appended to the cache."""
@@ -156,10 +189,10 @@ class _Layer:
         projections = (attention.q_proj, attention.k_proj, attention.v_proj)
         self._head_dim = attention.head_dim
         self._heads = [p.out_features // self._head_dim for p in projections]
-        self._qkv = Dense(torch.cat([p.weight for p in projections]))
-        self._out = Dense(attention.o_proj.weight)
-        self._gate_up = Dense(torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]))
-        self._down = Dense(mlp.down_proj.weight)
+        self._qkv = Dense.joined(*projections)
+        self._out = Dense.joined(attention.o_proj)
+        self._gate_up = Dense.joined(mlp.gate_proj, mlp.up_proj)
+        self._down = Dense.joined(mlp.down_proj)
         self._norm = layer.input_layernorm
         self._mlp_norm = layer.post_attention_layernorm
         self._qk_norm = _joined(attention.q_norm, attention.k_norm, self._heads)

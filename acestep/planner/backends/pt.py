@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from acestep.models.load import load_qwen3
+from acestep.models.quantize import WeightForm
 from acestep.planner.backends import Continuation, OnToken, read_planner, require_sound
 from acestep.planner.backends.decoder import Dense, PackedQwen3, SequenceBatch, fitting_dtype
 from acestep.planner.grammar import AudioCodeConstraint, TokenConstraint
@@ -38,19 +39,26 @@ class PtBackend:
 
     @classmethod
     def load(
-        cls, folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+        cls,
+        folder: Path,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+        weights: WeightForm = "plain",
     ) -> Self:
         """The planner in a checkpoint folder.
 
         Args:
             dtype: None is bfloat16 where the device multiplies in it, else float32.
+            weights: the form of the layers' weights.
 
         Raises:
             CheckpointError: the folder holds something else than a 5 Hz planner.
+            Unavailable: NF4 without bitsandbytes.
         """
         device = torch.device(device)
         vocabulary, _ = read_planner(folder)
-        network = load_qwen3(folder, dtype or fitting_dtype(device), device)
+        network = load_qwen3(folder, dtype or fitting_dtype(device), device, weights=weights)
         return cls(vocabulary, PackedQwen3(network))
 
     def close(self) -> None:
@@ -65,8 +73,9 @@ class PtBackend:
         """What each take wrote; see `Backend.generate`.
 
         A take is the same alone and among others as far as the device's matrix kernels give a row
-        the same result in batches of any size. oneDNN's do, on CPUs; on GPUs the last bit can
-        differ, and then a draw that falls between two tokens may fall to the other one.
+        the same result in batches of any size. oneDNN's do, on CPUs; on GPUs, and with quantized
+        weights while a text is written, the last bit can differ, and then a draw that falls between
+        two tokens may fall to the other one.
         """
         if not continuation.constraints:
             return []

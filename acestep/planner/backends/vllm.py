@@ -24,6 +24,7 @@ from torch import Tensor
 from acestep.errors import Unavailable
 from acestep.models.config import Qwen3Config
 from acestep.models.load import load_qwen3
+from acestep.models.quantize import WeightForm
 from acestep.planner.backends import Continuation, OnToken, read_planner
 from acestep.planner.backends.decoder import fitting_dtype
 from acestep.planner.backends.vllm_guidance import (
@@ -61,13 +62,16 @@ VLLM_ENVIRONMENT = {
 logger = logging.getLogger(__name__)
 
 
-def unavailable(device: torch.device, is_installed: bool | None = None) -> str | None:
+def unavailable(
+    device: torch.device, is_installed: bool | None = None, *, weights: WeightForm = "plain"
+) -> str | None:
     """Why vLLM cannot be had on this device, in a sentence; None if nothing speaks against it.
 
     Looks only: importing vLLM takes half a minute and says nothing more. `trial` does.
 
     Args:
         is_installed: None looks.
+        weights: the form that the planner's weights are wanted in.
     """
     if device.type != "cuda" or torch.version.hip is not None:  # PyTorch calls AMD's "cuda", too
         return f"vLLM needs an NVIDIA GPU, and the planner's device is {device.type}."
@@ -75,6 +79,8 @@ def unavailable(device: torch.device, is_installed: bool | None = None) -> str |
         is_installed = importlib.util.find_spec("vllm") is not None
     if not is_installed:
         return "vLLM is not installed; uv sync --extra vllm adds it."
+    if weights != "plain":
+        return f"vLLM reads the planner's weights as they are, not in {weights.upper()}; pt does."
     return None
 
 
