@@ -7,6 +7,7 @@ sentence that names it. Format: an 8-byte length, a JSON table of tensors, then 
 import json
 import math
 import re
+import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +37,14 @@ class Stored(NamedTuple):
     file: Path
     dtype: str
     shape: tuple[int, ...]
+    begin: int  # byte of the file at which its numbers begin
+
+
+class Header(NamedTuple):
+    """What a file says before its numbers."""
+
+    tensors: dict[str, Stored]
+    metadata: dict[str, str]  # free words of whoever wrote it
 
 
 def stored_tensors(folder: Path, stem: str) -> dict[str, Stored]:
@@ -47,7 +56,7 @@ def stored_tensors(folder: Path, stem: str) -> dict[str, Stored]:
     single = folder / f"{stem}.safetensors"
     index = folder / f"{stem}.safetensors.index.json"
     if single.exists():
-        return _header(single)
+        return read_header(single).tensors
     if index.exists():
         return _sharded(index)
     if other := pickled(folder):
@@ -56,6 +65,51 @@ def stored_tensors(folder: Path, stem: str) -> dict[str, Stored]:
             "code and is never opened."
         )
     raise CheckpointError(f"{single} is missing: the folder is not a complete model.")
+
+
+def read_header(path: Path) -> Header:
+    """The tensors of one safetensors file and its metadata.
+
+    Raises:
+        CheckpointError: not safetensors, damaged, cut off, or of a dtype that is not read.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(32)
+            length = int.from_bytes(start[:8], "little")
+            # A pickle's first bytes can be the length of a good table, but no table follows them.
+            is_table = start[8:9] == b"{" and length <= MAX_HEADER
+            file.seek(8)
+            table = file.read(length) if is_table else b""
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}).") from error
+    if not is_table:
+        raise CheckpointError(f"{path} is {_kind(start)}; a safetensors file is needed.")
+    if len(table) < length:
+        raise _cut_off(path, size, 8 + length)
+    return _parsed(path, table, size)
+
+
+def read_number(stored: Stored) -> float:
+    """The one number of a tensor that holds no more, without a tensor library.
+
+    Raises:
+        CheckpointError: it holds more or fewer, or cannot be read.
+    """
+    if math.prod(stored.shape) != 1:
+        raise CheckpointError(
+            f"{stored.file} holds {list(stored.shape)} numbers where one is needed."
+        )
+    try:
+        with stored.file.open("rb") as file:
+            file.seek(stored.begin)
+            data = file.read(FLOATS[stored.dtype])
+    except OSError as error:
+        raise CheckpointError(f"{stored.file} cannot be read ({error.strerror}).") from error
+    if stored.dtype == "BF16":  # the upper half of an fp32
+        return struct.unpack("<f", b"\0\0" + data)[0]
+    return struct.unpack("<e" if stored.dtype == "F16" else "<f", data)[0]
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -80,7 +134,7 @@ def _sharded(index: Path) -> dict[str, Stored]:
             count = len(set(paths.values()))
             files = f"one of {count} files that hold" if count > 1 else "the file that holds"
             raise CheckpointError(f"{path} is missing: it is {files} the weights.")
-        stored |= _header(path)
+        stored |= read_header(path).tensors
     for key, path in paths.items():
         if key not in stored or stored[key].file != path:
             raise CheckpointError(f"{path} does not hold '{key}', as {index.name} says.")
@@ -106,26 +160,6 @@ def _places(index: Path, entries: Iterable[tuple[str, Any]]) -> Iterator[tuple[s
             raise CheckpointError(f"{index} points outside its folder ({shard!r}).")
 
 
-def _header(path: Path) -> dict[str, Stored]:
-    """The tensors of a safetensors file, which begins with the length of a JSON table of them."""
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            start = file.read(32)
-            length = int.from_bytes(start[:8], "little")
-            # A pickle's first bytes can be the length of a good table, but no table follows them.
-            is_table = start[8:9] == b"{" and length <= MAX_HEADER
-            file.seek(8)
-            table = file.read(length) if is_table else b""
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror}).") from error
-    if not is_table:
-        raise CheckpointError(f"{path} is {_kind(start)}; a safetensors file is needed.")
-    if len(table) < length:
-        raise _cut_off(path, size, 8 + length)
-    return _tensors(path, table, size)
-
-
 def _kind(start: bytes) -> str:
     """What a file that is not safetensors seems to be."""
     if len(start) <= 8:
@@ -133,12 +167,15 @@ def _kind(start: bytes) -> str:
     return next((kind for mark, kind in FOREIGN.items() if start.startswith(mark)), "damaged")
 
 
-def _tensors(path: Path, table: bytes, size: int) -> dict[str, Stored]:
+def _parsed(path: Path, table: bytes, size: int) -> Header:
     try:
         entries = json.loads(table, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: its header cannot be read.") from error
-    entries.pop("__metadata__", None)
+    metadata = entries.pop("__metadata__", None) or {}
+    is_table = isinstance(metadata, dict)
+    if not is_table or not all(isinstance(words, str) for words in metadata.values()):
+        raise CheckpointError(f"{path} is damaged: its metadata are not words.")
     stored = {}
     needed = 8 + len(table)
     for key, entry in entries.items():
@@ -155,13 +192,13 @@ def _tensors(path: Path, table: bytes, size: int) -> dict[str, Stored]:
             )
         if not sound or end - begin != expected:
             raise CheckpointError(f"{path} is damaged: its header misdescribes '{key}'.")
-        stored[key] = Stored(path, dtype, shape)
+        stored[key] = Stored(path, dtype, shape, 8 + len(table) + begin)
         needed = max(needed, 8 + len(table) + end)
     if needed > size:
         raise _cut_off(path, size, needed)
     if needed < size:
         raise CheckpointError(f"{path} is damaged: {size - needed:,} bytes follow its tensors.")
-    return stored
+    return Header(stored, metadata)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
