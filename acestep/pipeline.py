@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,8 @@ from acestep.errors import AudioError
 from acestep.library.source import Source
 from acestep.media import audio
 from acestep.progress import Reporter, Stage
-from acestep.request import MusicRequest, Preset
+from acestep.request import MusicRequest, Plan, Preset
+from acestep.request.planned import PlannedRequest
 from acestep.request.resolved import ResolvedRequest
 from acestep.runtime.codec import Codec
 from acestep.runtime.devices import synchronize
@@ -34,7 +36,8 @@ from acestep.types import Codes, Latents, States, Waveform
 class Rendering:
     """What the networks made: a waveform and its latents per take, and seconds per stage.
 
-    `request`, with its plan and its source, makes this rendering again.
+    `request`, with its plan and its source, makes this rendering again. `traded` says what was
+    given up on the way because memory ran out.
     """
 
     request: ResolvedRequest
@@ -42,6 +45,7 @@ class Rendering:
     waveform: Waveform  # as decoded, cut to the sample; neither levelled nor joined to a source
     latents: Latents
     seconds: dict[Stage, float]
+    traded: tuple[str, ...] = ()
 
 
 @torch.inference_mode()
@@ -64,12 +68,14 @@ def generate(
             fit the source.
         UnsoundResult: the planner would not end.
         Cancelled: the user stopped the run; noticed at every token, step and layer of the VAE.
+        RuntimeError, MemoryError: memory ran out under the lightest plan too.
     """
-    clock = Clock(store.device)
+    clock, known = Clock(store.device), len(store.plan.traded)
     request = request.seeded()
     if (song := request.to_plan(has_planner=store.has_planner)) is not None:
-        with clock.stage("planning"), store.planner() as planner:
-            request = song.with_plan(planner.plan(song, preset, report))
+        with clock.stage("planning"):
+            planned = store.attempt(lambda: plan_song(song, preset, store, report))
+            request = song.with_plan(planned)
     resolved = request.resolve(preset)
     timeline = task.timeline(resolved, source)
     source_latents: Latents | None = None
@@ -77,18 +83,26 @@ def generate(
         with clock.stage("reading"):
             source_latents = place_source(source, timeline, store, report)
     with clock.stage("conditioning"):
-        guides = task.guides(resolved, timeline, source_latents, Codec(store))
+        guides = store.attempt(
+            lambda: task.guides(resolved, timeline, source_latents, Codec(store))
+        )
         conditionings = build_conditionings(resolved, guides, timeline, store, report)
     with clock.stage("rendering"):
-        latents = denoise(
-            resolved, task, timeline, source_latents, guides, conditionings, store, report
+        latents = store.attempt(
+            lambda: denoise(
+                resolved, task, timeline, source_latents, guides, conditionings, store, report
+            )
         )
-    with clock.stage("decoding"), store.vae() as vae:
-        decoded = vae.decode(
-            latents, on_progress=lambda done, total: report("decoding", done, total)
-        )
-        waveform = timeline.cut(decoded.cpu())
-    return Rendering(resolved, timeline, waveform, latents.cpu(), clock.seconds)
+    with clock.stage("decoding"):
+        waveform = timeline.cut(store.attempt(lambda: decode(latents, store, report)))
+    traded = store.plan.traded[known:]
+    return Rendering(resolved, timeline, waveform, latents.cpu(), clock.seconds, traded)
+
+
+def plan_song(song: PlannedRequest, preset: Preset, store: ModelStore, report: Reporter) -> Plan:
+    """What the planner makes of a request."""
+    with store.planner() as planner:
+        return planner.plan(song, preset, report)
 
 
 def place_source(
@@ -121,16 +135,13 @@ def build_conditionings(
     reference = encode_reference(request.asked, store, report)
     return [
         Conditioning(
-            encode_condition(
-                request,
-                caption_prompt(request.asked, guide.instruction, timeline.seconds, request.caption),
-                reference,
-                store,
-                report,
-            ),
+            store.attempt(partial(encode_condition, request, caption, reference, store, report)),
             guide.context,
         )
         for guide in guides
+        for caption in [
+            caption_prompt(request.asked, guide.instruction, timeline.seconds, request.caption)
+        ]
     ]
 
 
@@ -157,6 +168,7 @@ def encode_condition(
     with store.text_encoder() as text_encoder:
         text, text_mask = text_encoder.encode_caption(caption)
         lyrics, lyrics_mask = text_encoder.embed_lyrics(lyrics_prompt(request.asked))
+    del text_encoder  # or its weights would be kept beside the conditioner's, where they take turns
     report("conditioning", 1, 2)
     with store.conditioner() as acestep:
         states, _ = acestep.encoder(
@@ -228,12 +240,30 @@ def per_step(guides: Sequence[Guide], steps: int) -> list[int]:
     return [max(i for i, first in enumerate(firsts) if first <= step) for step in range(steps)]
 
 
+def decode(latents: Latents, store: ModelStore, report: Reporter) -> Waveform:
+    """The sound of every take, in main memory."""
+    with store.vae() as vae:
+        return vae.decode(
+            latents,
+            tile_frames=store.plan.tile_frames,
+            on_progress=lambda done, total: report("decoding", done, total),
+        ).cpu()
+
+
 def _encode(waveform: Waveform, store: ModelStore, report: Reporter) -> Latents:
     """Latents of a recording, whose last frame is filled up with silence."""
     whole = torch.nn.functional.pad(waveform, (0, -waveform.shape[-1] % audio.SAMPLES_PER_FRAME))
     report("reading", 0, 1)
-    with store.vae() as vae:
-        return vae.encode(whole, on_progress=lambda done, total: report("reading", done, total))
+
+    def encode() -> Latents:
+        with store.vae() as vae:
+            return vae.encode(
+                whole,
+                tile_frames=store.plan.tile_frames,
+                on_progress=lambda done, total: report("reading", done, total),
+            )
+
+    return store.attempt(encode)
 
 
 class Clock:

@@ -5,7 +5,7 @@ import logging
 import platform
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -16,7 +16,7 @@ import acestep
 from acestep import pipeline
 from acestep.checkpoints.folder import fingerprint
 from acestep.checkpoints.locate import Checkpoints
-from acestep.config import AUTO, DEFAULT_MODEL, NO_LM, ServiceConfig
+from acestep.config import AUTO, DEFAULT_MODEL, ServiceConfig, split_strength
 from acestep.errors import AceStepError, InvalidRequest, OutOfMemory, Unavailable, UnsoundResult
 from acestep.library.latents import sample_hash
 from acestep.library.source import Source, read_source
@@ -26,7 +26,13 @@ from acestep.pipeline import Rendering
 from acestep.progress import CancelToken, OnProgress, Reporter
 from acestep.request import MusicRequest, Plan, Preset
 from acestep.runtime import devices
-from acestep.runtime.store import Folders, ModelStore, Policy, StoreSettings
+from acestep.runtime.adapter_effect import AdapterEffect
+from acestep.runtime.adapter_files import Adapter, read_adapter
+from acestep.runtime.adapter_folder import adapters_folder, find_adapter
+from acestep.runtime.folders import find_folders
+from acestep.runtime.memory_plan import Demand, MemoryPlan, Wishes, plan_memory
+from acestep.runtime.sizes import Sizes
+from acestep.runtime.store import ModelStore, StoreSettings, open_store
 from acestep.seeds import take_seed
 from acestep.tasks import ROOMS
 from acestep.tasks.base import Task
@@ -51,6 +57,10 @@ class MusicService:
         self._lock = threading.Lock()
         self._store: ModelStore | None = store
         self._settings = store.settings
+        self._sizes = Sizes.read(store.settings.folders)
+        self._wishes = Wishes.of(config)
+        self._adapters: Sequence[tuple[Adapter, float]] = ()
+        self._effects: Sequence[AdapterEffect] = ()
         self._models = {
             part: {"name": folder.name, "fingerprint": fingerprint(folder)}
             for part, folder in dataclasses.asdict(store.settings.folders).items()
@@ -62,45 +72,63 @@ class MusicService:
         cls,
         config: ServiceConfig | str | Path = DEFAULT_MODEL,
         *,
-        policy: Policy | None = None,
         on_progress: OnProgress | None = None,
         **settings: Any,
     ) -> Self:
-        """Find a checkpoint and read its networks.
+        """Find a checkpoint and read its networks, where the memory plan has them.
 
         Args:
             config: how the service runs; or only the model, as a published name, one of ours, or a
                 folder, with `settings` as the other fields of a `ServiceConfig`.
-            policy: keep every network on the device, or swap them in one at a time; None keeps
-                them when they fit.
 
         Raises:
             InvalidRequest: a setting is unknown or cannot be.
+            OutOfMemory: the networks do not fit, however they take turns.
             ModelMissing, CheckpointError, Unavailable
         """
         if not isinstance(config, ServiceConfig):
             config = ServiceConfig(model=str(config), **settings)
-        places = Checkpoints(config.checkpoints)
-        folder = places.resolve(config.model, "dit")
-        companions = places.companions(folder)
-        folders = Folders(
-            folder, companions.vae, companions.text_encoder, _planner_folder(config, places, folder)
-        )
+        folders = find_folders(config)
+        preset = Checkpoints(config.checkpoints).preset(folders.dit)
         device = devices.resolve_device(config.device)
-        store = ModelStore(
-            StoreSettings(
-                folders,
-                device=device,
-                dtype=devices.working_dtype(device),
-                policy=policy or devices.fitting_policy(device, folders),
-                backend=config.backend,
-                planner_device=device
-                if config.lm_device == AUTO
-                else devices.resolve_device(config.lm_device),
-            ),
-            Reporter(on_progress),
+        planner_device = None
+        if config.lm_device != AUTO:
+            planner_device = devices.resolve_device(config.lm_device)
+        usual = Demand.usual(preset, has_planner=folders.lm is not None)
+        hardware = devices.hardware(device, planner_device)
+        plan = plan_memory(Sizes.read(folders), hardware, Wishes.of(config), usual)
+        devices.limit_memory(device, config.memory_limit)
+        settings_ = StoreSettings(
+            folders,
+            device=device,
+            dtype=getattr(torch, plan.dtype),
+            vae_dtype=getattr(torch, plan.vae_dtype),
+            plan=plan,
+            int8=config.int8,
+            lm_weights="nf4" if config.lm_nf4 else "int8" if config.int8 else "plain",
+            backend=config.backend,
+            planner_device=planner_device,
         )
-        return cls(config, places.preset(folder), store)
+        service = cls(config, preset, open_store(settings_, Reporter(on_progress)))
+        service.adapt(config)
+        return service
+
+    def adapt(self, config: ServiceConfig) -> None:
+        """Change what can change without reading the networks again: the adapters of the DiT.
+
+        Raises:
+            ModelMissing: an adapter is not on this computer.
+            CheckpointError: it does not fit this model, or cannot be trusted.
+        """
+        with self._lock:
+            folder = adapters_folder(Checkpoints(config.checkpoints).root)
+            adapters = []
+            for lora in config.lora:
+                name, strength = split_strength(lora)
+                strength = config.lora_strength if strength is None else strength
+                adapters.append((read_adapter(find_adapter(name, folder)), strength))
+            self._effects = self._networks().adapt(adapters)
+            self._adapters, self.config = adapters, config
 
     @property
     def model(self) -> str:
@@ -121,14 +149,39 @@ class MusicService:
     def device_name(self) -> str:
         return devices.device_name(self._settings.device)
 
+    @property
+    def adapters_said(self) -> list[str]:
+        """What each adapter is and does, a sentence each."""
+        return [effect.sentence for effect in self._effects]
+
+    @property
+    def memory_said(self) -> str:
+        """The plan that the networks are kept by, in one line; with INT8, what it costs."""
+        store = self._networks()
+        if (error := store.quantization_error) == 0:
+            return store.plan.sentence()
+        return f"{store.plan.sentence()} INT8 moves the DiT's weights by {error:.1%}."
+
     def prepare(self) -> None:
         """Do now what the first song with Think would have to wait for; costs seconds, once.
 
-        A planner that is read anew for every plan (swap) is not read for this.
+        A planner that is read anew for every plan is not read for this.
         """
-        if self.has_planner and self._settings.policy == "keep":
-            with self._lock, self._networks().planner() as planner:
-                planner.prepare(self.preset)
+        with self._lock:
+            store = self._networks()
+            if store.keeps_planner:
+                with store.planner() as planner:
+                    planner.prepare(self.preset)
+
+    def plan_memory(self, request: MusicRequest, seconds: float | None = None) -> MemoryPlan:
+        """Where the networks would be for a song, and what that takes; nothing is loaded for it.
+
+        Args:
+            seconds: length of the song that the request changes.
+        """
+        return self._planned(
+            Demand.of(request, self.preset, has_planner=self.has_planner, seconds=seconds)
+        )
 
     def run(
         self,
@@ -180,12 +233,10 @@ class MusicService:
         song = song.model_copy(update={"think": True})
         song.check(self.preset, has_planner=self.has_planner)
         report = Reporter(on_progress, cancel)
-        with (
-            self._lock,
-            self._memory_explained("a shorter song"),
-            self._networks(report).planner() as planner,
-        ):
-            return planner.plan(song, self.preset, report)
+        with self._lock, self._memory_explained("a shorter song"):
+            store = self._networks(report)
+            self._make_room(store, self.plan_memory(song))
+            return store.attempt(lambda: pipeline.plan_song(song, self.preset, store, report))
 
     def understand(
         self,
@@ -212,9 +263,14 @@ class MusicService:
         with self._lock, self._memory_explained("a shorter recording"):
             report("reading", 0, 1)
             song = self._read(source)
-            codes = pipeline.source_codes(song, self._networks(report), report)
-            with self._networks(report).planner() as planner:
-                heard = planner.understand(codes[0].tolist(), report, UNDERSTAND_SEED).plan
+            store = self._networks(report)
+            codes = pipeline.source_codes(song, store, report)[0].tolist()
+
+            def understand() -> Plan:
+                with store.planner() as planner:
+                    return planner.understand(codes, report, UNDERSTAND_SEED).plan
+
+            heard = store.attempt(understand)
         return heard.model_copy(update={"duration": song.seconds, "codes": ()})
 
     def _source(self, request: MusicRequest, report: Reporter) -> Source | None:
@@ -227,10 +283,29 @@ class MusicService:
     def _read(self, path: Path) -> Source:
         return read_source(path, self._models["vae"]["fingerprint"])
 
+    def _planned(self, demand: Demand) -> MemoryPlan:
+        settings, store = self._settings, self._store
+        held = {} if store is None else store.held_bytes
+        hardware = devices.hardware(settings.device, settings.planner_device, held)
+        return plan_memory(self._sizes, hardware, self._wishes, demand)
+
+    def _make_room(self, store: ModelStore, plan: MemoryPlan) -> None:
+        """Keep the networks where the plan has them.
+
+        Raises:
+            OutOfMemory: it does not fit; the plan says what would.
+        """
+        if not plan.fits:
+            raise OutOfMemory(plan.sentence())
+        logger.info("%s", plan.sentence())
+        store.follow(plan)
+
     def _render(
         self, request: MusicRequest, source: Source | None, report: Reporter
     ) -> list[Track]:
         task, networks = ROOMS[request.name], self._networks(report)
+        seconds = None if source is None else source.seconds
+        self._make_room(networks, self.plan_memory(request, seconds))
         with self._memory_explained("fewer takes or a shorter song"):
             rendering = pipeline.generate(request, task, self.preset, networks, report, source)
         report("checking", 0, request.takes)
@@ -239,7 +314,9 @@ class MusicService:
     def _networks(self, report: Reporter | None = None) -> ModelStore:
         """The loaded networks; read again if a second try has let them go."""
         if self._store is None:
-            self._store = ModelStore(self._settings, report or Reporter())
+            self._wishes = Wishes.of(self.config)
+            self._open(self._settings, report or Reporter())
+        assert self._store is not None
         return self._store
 
     def _load_float32(self, unsound: UnsoundResult, report: Reporter) -> None:
@@ -250,12 +327,18 @@ class MusicService:
         """
         self._networks().close()
         self._store = None
+        self._wishes = dataclasses.replace(self._wishes, float32=True)
         try:
-            with self._memory_explained("a smaller model"):
-                self._store = ModelStore(self._settings.in_float32(), report)
+            plan = self._planned(Demand.usual(self.preset, has_planner=self.has_planner))
+            self._open(self._settings.in_float32(plan), report)
         except AceStepError as error:
             error.add_note(str(unsound))
             raise
+
+    def _open(self, settings: StoreSettings, report: Reporter) -> None:
+        store = open_store(settings, report)
+        store.adapt(self._adapters)
+        self._store = store
 
     @contextmanager
     def _memory_explained(self, less: str) -> Iterator[None]:
@@ -290,7 +373,10 @@ class MusicService:
             seed=take_seed(resolved.seed, take),
             seconds=seconds,
             health=examined,
-            warnings=request.warnings(),
+            warnings=[
+                *request.warnings(),
+                *(f"Memory ran out. {sentence}" for sentence in rendering.traded),
+            ],
             report=report,
             latents=_kept_latents(rendering, take),
             recipe={
@@ -298,6 +384,11 @@ class MusicService:
                 "take": take,
                 "models": self._models,
                 "service": self.config.recorded(),
+                **(
+                    {"adapters": [_recorded(*each) for each in self._adapters]}
+                    if self._adapters
+                    else {}
+                ),
                 "versions": {
                     "acestep": acestep.__version__,
                     "torch": torch.__version__,
@@ -322,8 +413,11 @@ def _kept_latents(rendering: Rendering, take: int) -> Latents | None:
     return rendering.latents[take : take + 1, : timeline.song_frames].clone()
 
 
-def _planner_folder(config: ServiceConfig, places: Checkpoints, model: Path) -> Path | None:
-    """The 5Hz LM that plans for a model; None where there is none, or none is wanted."""
-    if config.lm == NO_LM:
-        return None
-    return places.planner(model) if config.lm == AUTO else places.resolve(config.lm, "lm")
+def _recorded(adapter: Adapter, strength: float) -> dict[str, Any]:
+    """What a recipe keeps of an adapter: enough to find it again, or to say which is missing."""
+    return {
+        "name": adapter.name,
+        "path": str(adapter.path),
+        "sha256": adapter.fingerprint,
+        "strength": strength,
+    }

@@ -2,7 +2,7 @@
 and stop. The one fake of the page's and the command line's tests."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import soundfile
 import torch
 
 from acestep.config import ServiceConfig
+from acestep.engine.engine import DeviceRow, MemoryLine
 from acestep.engine.jobs import ENDED, Job
 from acestep.engine.local import LocalEngine
 from acestep.engine.runner import InProcessRunner
@@ -24,6 +25,7 @@ from acestep.request import MusicRequest, Plan, Preset
 from acestep.seeds import take_seed
 
 SAMPLE_RATE = 48_000
+GB = 1000**3
 SOON = 20.0  # seconds, on a busy machine
 TURBO = Preset(
     name="nano-turbo",
@@ -52,7 +54,9 @@ class FakeService:
         failure: raised by the next run and all after it.
         load_failure: raised by the next load and all after it.
         before: called with each request, where a test makes something go wrong.
+        devices: what there is to run on.
         loads: what was loaded, in order.
+        adapted: to what it was adapted without being loaded again.
     """
 
     preset: Preset = TURBO
@@ -69,11 +73,33 @@ class FakeService:
     requests: list[MusicRequest] = field(default_factory=list)
     heard: list[Path] = field(default_factory=list)
     loads: list[ServiceConfig] = field(default_factory=list)
+    adapted: list[ServiceConfig] = field(default_factory=list)
+    config: ServiceConfig = field(default_factory=ServiceConfig)
+    memory_said: str = "Everything fits."
     is_prepared: bool = False
+    devices: Sequence[DeviceRow] = (DeviceRow(name="cpu", about="a CPU"),)
+
+    def memory(self, config: ServiceConfig, request: MusicRequest | None) -> MemoryLine:
+        """A budget of 8 GB, and more taken for a longer song and for more takes."""
+        song = {} if request is None else request.model_dump()
+        music = 0.02 * (song.get("duration") or 120) * song.get("takes", 1)
+        stages = {"rendering": (1.0 if config.offload_dit else 4.0) + music, "decoding": music}
+        used = max(stages.values()) / (2 if config.int8 else 1)
+        budget = config.memory_limit or 8.0
+        fits = used <= budget
+        return MemoryLine(
+            sentence=f"{config.model}: peak {used:.1f} of {budget:.1f} GB.",
+            used=round(used * GB),
+            budget=round(budget * GB),
+            fits=fits,
+            stages={stage: round(size * GB) for stage, size in stages.items()},
+            traded=["The music model streams from main memory."] if config.offload_dit else [],
+        )
 
     def load(self, config: ServiceConfig, on_progress: OnProgress) -> "FakeService":
         """What a runner loads: this, as the model that the configuration names."""
         self.loads.append(config)
+        self.config = config
         on_progress(Progress("loading", 0, 2))
         time.sleep(self.load_seconds)
         if self.load_failure is not None:
@@ -82,6 +108,16 @@ class FakeService:
             self.model, self.preset = config.model, PRESETS.get(config.model, TURBO)
         on_progress(Progress("loading", 2, 2))
         return self
+
+    @property
+    def adapters_said(self) -> list[str]:
+        return [f"{lora} acts." for lora in self.config.lora]
+
+    def adapt(self, config: ServiceConfig) -> None:
+        self.adapted.append(config)
+        if self.load_failure is not None:
+            raise self.load_failure
+        self.config = config
 
     def prepare(self) -> None:
         self.is_prepared = True
@@ -153,6 +189,7 @@ class FakeService:
                 "request": request.model_dump(mode="json"),
                 "take": take,
                 "models": {"dit": {"name": self.model, "fingerprint": "0123456789abcdef"}},
+                "service": self.config.recorded(),
                 "versions": {"torch": "2.0"},
                 "device": self.device_name,
                 "dtype": "float32",
@@ -176,6 +213,12 @@ class FakeEngine(LocalEngine):
         self.service = service or FakeService()
         runner = InProcessRunner(self.service.load)
         super().__init__(runner, table or JobTable.in_memory(), output_dir, config)
+
+    def memory(self, config: ServiceConfig, request: MusicRequest | None = None) -> MemoryLine:
+        return self.service.memory(config, request)
+
+    def devices(self) -> Sequence[DeviceRow]:
+        return self.service.devices
 
     def until(self, is_so: Callable[[], Any], seconds: float = SOON) -> None:
         until(is_so, seconds)

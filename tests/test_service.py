@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from memory_plans import roomy_plan
 from safetensors.torch import load_file, save_file
 
 from acestep.config import ServiceConfig
@@ -27,7 +28,8 @@ from acestep.planner.planner import Planner
 from acestep.progress import CancelToken, Progress, Reporter
 from acestep.request import Plan, Text2Music, parse_request
 from acestep.request.schema import setting
-from acestep.runtime.store import Folders, ModelStore, StoreSettings
+from acestep.runtime.folders import Folders
+from acestep.runtime.store import ModelStore, StoreSettings
 from acestep.service import MusicService
 
 TURBO, BASE = "acestep-v15-nano-turbo", "acestep-v15-nano-base"
@@ -162,15 +164,6 @@ def test_cancel_stops_at_the_next_report_and_the_next_run_works(
     assert turbo.run(request())[0].health.problem() is None
 
 
-def test_swapping_networks_gives_the_same_samples_as_keeping_them(
-    turbo: MusicService, tiny_models: Path
-) -> None:
-    swapping = MusicService.load(
-        TURBO, lm=None, device="cpu", policy="swap", checkpoints=tiny_models
-    )
-    assert same(turbo.run(request())[0], swapping.run(request())[0])
-
-
 def test_what_the_checkpoint_cannot_do_is_refused(turbo: MusicService) -> None:
     with pytest.raises(InvalidRequest, match="1–20 steps"):
         turbo.run(request(steps=50))
@@ -226,7 +219,8 @@ def altered(tiny_models: Path, folder: Path, scale: float) -> Folders:
 
 
 def service(folders: Folders, turbo: MusicService, dtype: torch.dtype) -> MusicService:
-    settings = StoreSettings(folders, device=torch.device("cpu"), dtype=dtype, policy="keep")
+    plan = roomy_plan(folders)
+    settings = StoreSettings(folders, device=torch.device("cpu"), dtype=dtype, plan=plan)
     return MusicService(turbo.config, turbo.preset, ModelStore(settings, Reporter()))
 
 
@@ -300,13 +294,6 @@ def test_an_edited_plan_is_what_the_dit_gets(thinker: MusicService, turbo: Music
     assert same(thinker.run(kept)[0], thinker.run(said)[0]), "the user's words stand"
 
 
-def test_under_swap_the_planner_is_let_go_before_rendering(
-    thinker: MusicService, tiny_models: Path
-) -> None:
-    swapping = MusicService.load(TURBO, device="cpu", policy="swap", checkpoints=tiny_models)
-    assert same(thinker.run(request())[0], swapping.run(request())[0])
-
-
 def test_a_planner_of_another_codebook_is_refused(tiny_models: Path, tmp_path: Path) -> None:
     root = tmp_path / "checkpoints"
     shutil.copytree(tiny_models, root)
@@ -321,11 +308,13 @@ def test_a_planner_of_another_codebook_is_refused(tiny_models: Path, tmp_path: P
 def test_the_planner_runs_in_its_engines_dtype_and_the_retry_in_float32(
     thinker: MusicService,
 ) -> None:
+    folders = thinker._networks().settings.folders
+    plan = roomy_plan(folders)
     settings = StoreSettings(
-        thinker._networks().settings.folders,
+        folders,
         device=torch.device("cpu"),
         dtype=torch.float32,
-        policy="swap",
+        plan=plan,
         planner_dtype=torch.bfloat16,
     )
     store = ModelStore(settings, Reporter())
@@ -336,7 +325,7 @@ def test_the_planner_runs_in_its_engines_dtype_and_the_retry_in_float32(
             return planner.backend._decoder.dtype
 
     assert planner_dtype(store) == torch.bfloat16 and not store.is_float32
-    safe = ModelStore(settings.in_float32(), Reporter())
+    safe = ModelStore(settings.in_float32(plan), Reporter())
     assert planner_dtype(safe) == torch.float32 and safe.is_float32
 
 
@@ -364,9 +353,10 @@ def test_a_new_setting_that_may_change_samples_is_in_the_recipe_by_itself(
 
     config = Warmed(lm="none", device="cpu", checkpoints=tiny_models, warmth=0.7)
     (track,) = MusicService.load(config).run(request())
-    assert track.recipe["service"] == {
-        "backend": "auto", "device": "cpu", "lm_device": "auto", "warmth": 0.7,
-    }  # fmt: skip
+    recorded = ServiceConfig(device="cpu").recorded() | {"warmth": 0.7}
+    assert track.recipe["service"] == recorded
+    assert {"device", "int8", "lora"} <= recorded.keys()
+    assert not {"model", "polish", "memory_limit", "checkpoints"} & recorded.keys()
 
 
 def test_a_retry_that_cannot_be_loaded_says_so_and_the_next_run_loads_again(

@@ -45,7 +45,8 @@ class Runner(Protocol):
         ...
 
     def load(self, config: ServiceConfig, on_progress: OnProgress) -> Loaded:
-        """Read the networks of a configuration, after letting go of what was loaded before.
+        """Read the networks of a configuration, after letting go of what was loaded before; what
+        can change without reading them again just changes.
 
         Raises:
             AceStepError: why they cannot be had. Nothing is loaded then.
@@ -74,6 +75,8 @@ class Service(Protocol):
     """What a runner needs of `MusicService`; tests stand in for it here."""
 
     @property
+    def config(self) -> ServiceConfig: ...
+    @property
     def model(self) -> str: ...
     @property
     def preset(self) -> Preset: ...
@@ -83,6 +86,11 @@ class Service(Protocol):
     def planner_engine(self) -> str: ...
     @property
     def device_name(self) -> str: ...
+    @property
+    def adapters_said(self) -> list[str]: ...
+    @property
+    def memory_said(self) -> str: ...
+    def adapt(self, config: ServiceConfig) -> None: ...
     def prepare(self) -> None: ...
     def run(
         self,
@@ -125,15 +133,21 @@ class InProcessRunner:
         """Nobody is told: when this process ends, so does who would be."""
 
     def load(self, config: ServiceConfig, on_progress: OnProgress) -> Loaded:
-        self.unload()
         started = time.perf_counter()
-        service = self._service = self._load_service(config, on_progress)
+        if self._service is not None and self._service.config.is_live_change(config):
+            self._service.adapt(config)
+        else:
+            self.unload()
+            self._service = self._load_service(config, on_progress)
+        service = self._service
         return Loaded(
             model=service.model,
             preset=service.preset,
             has_planner=service.has_planner,
             planner=service.planner_engine,
             device=service.device_name,
+            adapters=service.adapters_said,
+            memory=service.memory_said,
             seconds=time.perf_counter() - started,
         )
 

@@ -2,25 +2,28 @@
 memory. Only `auto` chooses; a device that was asked for is that device or an error."""
 
 import ctypes
-import os
-import platform
-import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, Protocol, Self
+from types import MappingProxyType
+from typing import Self
 
 import torch
-from safetensors import safe_open
 
-from acestep.checkpoints.headers import weight_files
-from acestep.errors import Unavailable
+from acestep.runtime.hardware import DeviceFacts, Hardware
+from acestep.runtime.machine import (
+    BF16_CAPABILITY,
+    BF16_FLAGS,
+    Memory,
+    choose_device,
+    cpu_name,
+    main_memory,
+)
+from acestep.runtime.memory_plan import HOST_BASE
 
 GIB = 1024**3
-BF16_CAPABILITY = (8, 0)  # Ampere: the first with bfloat16 arithmetic
-# Beside the weights: activations of a four-minute song, VAE tiles, cuBLAS' work space.
-WORK_BYTES = 2 * GIB
+CUDA_CONTEXT = 300_000_000  # bytes that asking a GPU for its memory takes of it
 
 
 @dataclass(frozen=True)
@@ -47,27 +50,6 @@ class Machine:
         )
 
 
-@dataclass(frozen=True)
-class Memory:
-    """Bytes of a device's memory, and how many are free now."""
-
-    total: int
-    free: int
-
-
-class ModelFolders(Protocol):
-    """The checkpoint folders one service runs on."""
-
-    @property
-    def dit(self) -> Path: ...
-    @property
-    def vae(self) -> Path: ...
-    @property
-    def text_encoder(self) -> Path: ...
-    @property
-    def lm(self) -> Path | None: ...
-
-
 def resolve_device(name: str, machine: Machine | None = None) -> torch.device:
     """The device that `auto`, `cuda`, `cuda:N`, `mps` or `cpu` means.
 
@@ -75,38 +57,14 @@ def resolve_device(name: str, machine: Machine | None = None) -> torch.device:
         Unavailable: that device was asked for and is not here; the sentence says why.
     """
     machine = machine or Machine.here()
-    if name == "auto":
-        best = "cuda:0" if machine.gpus else "mps" if machine.has_mps else "cpu"
-        return torch.device(best)
-    match = re.fullmatch(r"cuda(?::(\d+))?|mps|cpu", name)
-    if match is None:
-        raise Unavailable(f"'{name}' is not a device. Choose auto, cuda, cuda:N, mps or cpu.")
-    if name == "mps" and not machine.has_mps:
-        raise Unavailable("mps needs a Mac with an Apple GPU, and PyTorch sees none here.")
-    if name in ("mps", "cpu"):
-        return torch.device(name)
-    if not machine.gpus:
-        why = "PyTorch sees no GPU" if machine.has_cuda else "this PyTorch was built without CUDA"
-        raise Unavailable(f"{name} cannot be had: {why}.")
-    index = int(match[1] or 0)
-    if index >= len(machine.gpus):
-        count = len(machine.gpus)
-        raise Unavailable(f"{name} does not exist ({count} GPU{'s' * (count > 1)} found).")
-    return torch.device("cuda", index)
-
-
-def working_dtype(device: torch.device, machine: Machine | None = None) -> torch.dtype:
-    """The precision the networks run in.
-
-    bfloat16 where the GPU computes in it, which the models were trained in. float32 elsewhere:
-    float16, the other short type of older GPUs, overflows in XL's residual stream; CPUs without
-    AMX gain nothing from bfloat16 and lose exactness; on MPS several operations that the VAE and
-    the samplers need are slower or inexact in bfloat16.
-    """
-    if device.type != "cuda":
-        return torch.float32
-    gpus = (machine or Machine.here()).gpus
-    return torch.bfloat16 if gpus[device.index or 0] >= BF16_CAPABILITY else torch.float32
+    return torch.device(
+        choose_device(
+            name,
+            gpus=len(machine.gpus),
+            is_built_for_gpus=machine.has_cuda,
+            has_mps=machine.has_mps,
+        )
+    )
 
 
 def device_name(device: torch.device) -> str:
@@ -117,7 +75,7 @@ def device_name(device: torch.device) -> str:
     if device.type == "mps":
         return f"Apple GPU ({memory(device).total / GIB:.0f} GiB shared)"
     threads = torch.get_num_threads()
-    return f"{_cpu_name()} ({threads} thread{'s' * (threads > 1)})"
+    return f"{cpu_name()} ({threads} thread{'s' * (threads > 1)})"
 
 
 def synchronize(device: torch.device) -> None:
@@ -136,40 +94,61 @@ def memory(device: torch.device) -> Memory:
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         return Memory(total, free)
-    return _main_memory()
+    return main_memory()
 
 
-def fitting_policy(
+def hardware(
     device: torch.device,
-    folders: ModelFolders,
-    available: Memory | None = None,
-    machine: Machine | None = None,
-) -> Literal["keep", "swap"]:
-    """Whether all networks fit on the device at once ("keep") or must take turns ("swap").
+    planner_device: torch.device | None = None,
+    held: Mapping[str, int] = MappingProxyType({}),
+) -> Hardware:
+    """The devices that a service computes on, with what memory plans go by.
 
-    CPU and Apple GPU have one memory for everything: swapping would free nothing.
+    What every plan begins with, Python and a CUDA context, is already there when this is asked, and
+    counts as free.
+
+    Args:
+        planner_device: where the 5Hz LM has its own.
+        held: bytes that this program's networks have on each device, which it can let go.
     """
-    if device.type != "cuda":
-        return "keep"
-    places = (folders.dit, folders.vae, folders.text_encoder, folders.lm)
-    present = [place for place in places if place is not None]
-    weights = weight_bytes(present, working_dtype(device, machine))
-    free = (available or memory(device)).free
-    return "keep" if weights + WORK_BYTES <= free else "swap"
+    main = main_memory()
+
+    def facts(device: torch.device) -> DeviceFacts:
+        found = memory(device)
+        base = CUDA_CONTEXT if device.type == "cuda" else HOST_BASE
+        free = found.free + held.get(str(device), 0) + base
+        return DeviceFacts(str(device), Memory(found.total, free), has_bf16(device))
+
+    own = None if planner_device in (None, device) else facts(planner_device)
+    free = main.free + held.get("cpu", 0) + HOST_BASE
+    return Hardware(facts(device), Memory(main.total, free), own)
 
 
-def weight_bytes(folders: Iterable[Path], dtype: torch.dtype) -> int:
-    """Bytes of the folders' weights once they are in `dtype`; reads headers only."""
-    numbers = 0
-    for folder in folders:
-        for path in weight_files(folder):
-            with safe_open(path, framework="pt") as tensors:
-                for key in tensors.keys():  # noqa: SIM118 (not a dict)
-                    count = 1
-                    for axis in tensors.get_slice(key).get_shape():
-                        count *= axis
-                    numbers += count
-    return numbers * dtype.itemsize
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device multiplies in bfloat16, rather than converting back and forth."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= BF16_CAPABILITY
+    flags = torch.cpu.get_capabilities()
+    return device.type == "cpu" and any(flags.get(flag) for flag in BF16_FLAGS)
+
+
+def limit_memory(device: torch.device, gigabytes: float | None) -> None:
+    """Have the driver refuse more than this much of a GPU's memory; None takes a limit back."""
+    if device.type == "cuda":
+        total = memory(device).total
+        share = 1.0 if gigabytes is None else min(1.0, gigabytes * 1e9 / total)
+        torch.cuda.set_per_process_memory_fraction(share, device)
+
+
+def give_back(device: torch.device) -> None:
+    """Return what was freed to the system: both PyTorch and the C library keep it otherwise."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # not every C library has it
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -182,38 +161,3 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     signs = ("out of memory", "alloc_failed", "can't allocate memory", "not enough memory")
     return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in signs)
-
-
-def _main_memory() -> Memory:
-    if sys.platform == "win32":
-        return _windows_memory()
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    table = Path("/proc/meminfo")
-    if table.is_file():  # what could be had without swapping, not only what is unused
-        match = re.search(r"^MemAvailable:\s+(\d+) kB", table.read_text(), re.MULTILINE)
-        if match is not None:
-            return Memory(total, int(match[1]) * 1024)
-    return Memory(total, total)  # macOS gives memory back under pressure and tells no number
-
-
-def _windows_memory() -> Memory:
-    class Status(ctypes.Structure):
-        _fields_ = (
-            ("length", ctypes.c_ulong),
-            ("load", ctypes.c_ulong),
-            ("total", ctypes.c_ulonglong),
-            ("free", ctypes.c_ulonglong),
-            ("rest", ctypes.c_ulonglong * 5),
-        )
-
-    status = Status(length=ctypes.sizeof(Status))
-    getattr(ctypes, "windll").kernel32.GlobalMemoryStatusEx(ctypes.byref(status))  # noqa: B009
-    return Memory(status.total, status.free)
-
-
-def _cpu_name() -> str:
-    table = Path("/proc/cpuinfo")
-    match = None
-    if table.is_file():
-        match = re.search(r"^model name\s*:\s*(.+)$", table.read_text(), re.MULTILINE)
-    return match[1].strip() if match else platform.processor() or "CPU"

@@ -22,6 +22,7 @@ from acestep.library.recipe import read_recipe
 from acestep.library.source import read_source
 from acestep.library.track import Track
 from acestep.media import audio
+from acestep.models.vae import Vae
 from acestep.progress import Reporter
 from acestep.request import Cover, MusicRequest, Repaint, Text2Music, parse_request
 from acestep.request.resolved import ResolvedRequest
@@ -520,7 +521,7 @@ def test_a_change_that_nobody_hears_is_said(
     def unchanged(self: object, latents: Tensor, **_: object) -> Tensor:
         return waveform.clone()
 
-    monkeypatch.setattr(type(networks(turbo)._vae), "decode", unchanged)
+    monkeypatch.setattr(Vae, "decode", unchanged)
     report = turbo.run(repaint(song, repainting_start=1, repainting_end=2))[0].report
     assert report is not None and report.sentences()[0] == "Nothing audible changed."
     assert report.change_inside_db == pytest.approx(0, abs=0.01)
@@ -535,7 +536,7 @@ def test_a_silent_region_is_a_failure_even_in_a_loud_song(
     def hole(self: object, latents: Tensor, **_: object) -> Tensor:
         return waveform.clone()
 
-    monkeypatch.setattr(type(networks(turbo)._vae), "decode", hole)
+    monkeypatch.setattr(Vae, "decode", hole)
     with pytest.raises(UnsoundResult, match="silent"):
         turbo.run(repaint(song, repainting_start=1, repainting_end=2))
 
