@@ -9,6 +9,9 @@ import torch
 from safetensors.torch import save_file
 
 from acestep.checkpoints.files import FIRST_CODE, REQUIRED, STEMS, Kind
+from acestep.checkpoints.locate import shipped_folder
+from acestep.config import DEFAULT_MODEL
+from acestep.models.config import AceStepConfig
 
 MakeModel = Callable[..., Path]
 
@@ -30,3 +33,13 @@ def write_model(folder: Path, kind: Kind, **config: Any) -> Path:
     (folder / "config.json").write_text(json.dumps(CONFIGS[kind] | config))
     save_file({"a": torch.arange(9000.0)}, folder / f"{STEMS[kind]}.safetensors")
     return folder
+
+
+def write_lora(path: Path, rank: int = 2) -> Path:
+    """An adapter of the nano model's first layer, which changes nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    network = AceStepConfig.read(shipped_folder() / DEFAULT_MODEL)
+    down, up = torch.zeros(rank, network.intermediate_size), torch.zeros(network.hidden_size, rank)
+    layer = "base_model.model.layers.0.mlp.down_proj"
+    save_file({f"{layer}.lora_A.weight": down, f"{layer}.lora_B.weight": up}, path)
+    return path

@@ -1,21 +1,27 @@
 """The one seam between the doors and what makes music."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
 from acestep.config import ServiceConfig
 from acestep.engine.jobs import Action, Event, Failure, Job
-from acestep.request import Preset
+from acestep.request import MusicRequest, Preset
 from acestep.request.asked import Asked
 
+LONG_SECONDS = 120  # from which a time is told in minutes
 Status = Literal["empty", "loading", "ready", "failed"]
 
 
 class Loaded(BaseModel):
-    """What the service runs on. `planner` says in words which LM plans and on which engine; it is
-    empty without one."""
+    """What the service runs on.
+
+    Attributes:
+        planner: in words, which LM plans and on which engine; empty without one.
+        adapters: what each LoRA is and does, a sentence for each.
+        memory: the plan's line, as the networks were loaded by it.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -25,6 +31,8 @@ class Loaded(BaseModel):
     planner: str
     device: str
     seconds: float  # it took to load
+    adapters: list[str] = []
+    memory: str = ""
 
 
 class EngineState(BaseModel):
@@ -50,11 +58,69 @@ class EngineState(BaseModel):
 
 
 class Estimate(BaseModel):
-    """What a job will take. None where nothing like it has run here yet."""
+    """What a job will take.
+
+    Attributes:
+        seconds: of work; None where nothing like it has run here yet.
+        music: seconds of sound that it makes, of all takes; None where that is open.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     seconds: float | None
+    music: float | None = None
+
+    @property
+    def sentence(self) -> str:
+        """The same in words; empty where nothing is known."""
+        if self.seconds is None or self.music is None:
+            return ""
+        long = self.seconds >= LONG_SECONDS
+        words = f"{self.seconds / 60:.0f} min" if long else f"{max(self.seconds, 1):.0f} s"
+        return f"About {words} for {self.music:.0f} s of music."
+
+
+class MemoryLine(BaseModel):
+    """What a song will take of a device's memory, in bytes.
+
+    Attributes:
+        sentence: the whole plan in one line.
+        used: the most that is taken at once.
+        budget: what may be taken.
+        stages: the most that each stage takes.
+        traded: what was given up for it to fit, a sentence for each.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    sentence: str
+    used: int
+    budget: int
+    fits: bool
+    stages: dict[str, int] = {}
+    traded: list[str] = []
+
+
+class DeviceRow(BaseModel):
+    """A device that can be chosen: its name as settings take it, and what it is in words."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    about: str
+
+
+class SettingNote(BaseModel):
+    """What there is to say of a setting under a configuration.
+
+    Attributes:
+        acts: changing it would change something; else the sentence says why not.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    sentence: str
+    acts: bool = False
 
 
 Change = Job | EngineState
@@ -104,8 +170,8 @@ class Engine(Protocol):
         """End a job: at once when it waits, at its next step, tile or token when it runs."""
         ...
 
-    def rerun(self, id: str) -> Job:
-        """Queue a job that is over once more, under its own configuration.
+    def rerun(self, id: str, config: ServiceConfig | None = None) -> Job:
+        """Queue a job that is over once more, under its own configuration or another.
 
         Raises:
             Unavailable: there is none with this id, it is not over, or too many are waiting.
@@ -117,6 +183,25 @@ class Engine(Protocol):
         ...
 
     def estimate(self, request: Asked) -> Estimate: ...
+
+    def memory(self, config: ServiceConfig, request: MusicRequest | None = None) -> MemoryLine:
+        """What a song takes under a configuration, computed without loading it; None is the usual
+        song of its checkpoint.
+
+        Raises:
+            ModelMissing, CheckpointError, Unavailable: it could not be loaded at all.
+            AudioError: the song to be changed cannot be read.
+        """
+        ...
+
+    def devices(self) -> Sequence[DeviceRow]:
+        """What there is to run on, the best first."""
+        ...
+
+    def notes(self, config: ServiceConfig) -> Mapping[str, SettingNote]:
+        """By field, what there is to say of settings under a configuration: those that would change
+        nothing there, above all."""
+        ...
 
     def close(self) -> None:
         """Cancel what runs, keep what waits for the next start, free everything."""

@@ -5,25 +5,35 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
 from typing import Any, cast
 
 from acestep.config import ServiceConfig
 from acestep.engine import songs
-from acestep.engine.engine import Change, EngineState, Estimate
+from acestep.engine.engine import (
+    Change,
+    DeviceRow,
+    EngineState,
+    Estimate,
+    MemoryLine,
+    SettingNote,
+)
+from acestep.engine.estimates import estimated
 from acestep.engine.jobs import Action, Event, Failure, Job, Outcome, State
+from acestep.engine.memory import device_rows, memory_line, setting_notes, unused_cards
 from acestep.engine.runner import Runner
 from acestep.engine.table import JobTable, first_version
-from acestep.errors import AceStepError, Cancelled, EngineStopped, Unavailable
+from acestep.errors import Cancelled, EngineStopped, Unavailable
 from acestep.library.output_paths import Destination
 from acestep.progress import CancelToken, Progress
-from acestep.request import MusicRequest, Preset
+from acestep.request import MusicRequest
 from acestep.request.asked import Asked
+from acestep.runtime.machine import Computer
 
 MAX_WAITING = 20  # jobs behind the running one
+LOOK_SECONDS = 5.0  # for which what was free on this computer counts as free
 CLOSING_SECONDS = 5.0  # for what runs to notice that it is cancelled, before it is ended
 
 logger = logging.getLogger(__name__)
@@ -72,6 +82,8 @@ class LocalEngine:
         self._config = config or ServiceConfig()  # what was chosen last
         self._loaded: ServiceConfig | None = None  # what the runner has
         self._state = EngineState(status="empty", config=self._config, version=first_version())
+        self._looking = threading.Lock()
+        self._seen: tuple[float, Computer] | None = None  # and when
         self._queue: deque[str | _Load | _Unload] = deque()
         self._running: str | None = None
         self._is_loading = False
@@ -90,6 +102,7 @@ class LocalEngine:
         return self._state
 
     def configure(self, config: ServiceConfig) -> None:
+        self._computer()  # before anything is loaded
         with self._lock:
             self._config = config
             self._queue = deque(entry for entry in self._queue if not isinstance(entry, _Load))
@@ -130,8 +143,8 @@ class LocalEngine:
                 request.check(loaded.preset, has_planner=loaded.has_planner)
             return self._submit(request.model_dump(mode="json"), action, self._dumped(), out)
 
-    def rerun(self, id: str) -> Job:
-        """Queue a job that is over once more, under its own configuration.
+    def rerun(self, id: str, config: ServiceConfig | None = None) -> Job:
+        """Queue a job that is over once more, under its own configuration or another.
 
         Raises:
             Unavailable: there is none with this id, or too many are waiting.
@@ -140,7 +153,8 @@ class LocalEngine:
         if not job.is_over:
             raise Unavailable(f"This job is not over yet: {job.name}.")
         with self._lock:
-            again = self._submit(job.request, job.action, job.config, job.out)
+            dumped = job.config if config is None else config.model_dump(mode="json")
+            again = self._submit(job.request, job.action, dumped, job.out)
             if again.config != self._dumped():
                 self._queue.append(_Load(self._config))
             return again
@@ -176,21 +190,31 @@ class LocalEngine:
         return end
 
     def estimate(self, request: Asked) -> Estimate:
-        """The median pace of what this model did of this task, over as many seconds and steps."""
+        """What the model took for such songs here."""
         with self._lock:
             loaded = self._state.loaded if self._loaded == self._config else None
-            config = self._config
-        task = getattr(request, "task", None)
-        alike = [
-            job
-            for job in self._table.all()
-            if job.state == "done"
-            and job.config.get("model") == config.model
-            and job.request.get("task") == task
-        ]
-        paces = [pace for job in alike if (pace := _pace(job)) is not None]
-        size = _size(request, None if loaded is None else loaded.preset)
-        return Estimate(seconds=median(paces) * size if paces and size is not None else None)
+            model = self._config.model
+        preset = None if loaded is None else loaded.preset
+        return estimated(self._table.all(), request, model, preset)
+
+    def memory(self, config: ServiceConfig, request: MusicRequest | None = None) -> MemoryLine:
+        return memory_line(config, request, self._computer())
+
+    def devices(self) -> Sequence[DeviceRow]:
+        return device_rows(self._computer())
+
+    def notes(self, config: ServiceConfig) -> Mapping[str, SettingNote]:
+        return setting_notes(config, self.devices(), unused_cards(self._computer()))
+
+    def _computer(self) -> Computer:
+        """What this computer has, and has free but for what is loaded here: that makes room. Its
+        drivers are not asked at every key press."""
+        with self._looking:
+            now = time.monotonic()
+            is_free = self._state.status in ("empty", "failed")
+            if self._seen is None or (is_free and now - self._seen[0] > LOOK_SECONDS):
+                self._seen = now, Computer.here()
+            return self._seen[1]
 
     def close(self) -> None:
         """Cancel what runs, keep what waits for the next start, free everything."""
@@ -247,7 +271,10 @@ class LocalEngine:
             self._running, self._is_loading = None, False
             self._say()
             while not self._queue and not self._is_closed:
-                self._work.wait()
+                was_told = self._work.wait(self._patience)
+                if not (was_told or self._queue or self._is_closed):
+                    logger.info("Unloaded: nothing was asked for in a while.")
+                    self._queue.append(_Unload())
             if self._is_closed:
                 for entry in self._queue:
                     if isinstance(entry, _Unload):
@@ -259,6 +286,11 @@ class LocalEngine:
                 self._token = CancelToken()
             self._is_loading = isinstance(entry, _Load)
             return entry
+
+    @property
+    def _patience(self) -> float | None:
+        """Seconds without work after which the memory is given back; None waits for ever."""
+        return self._config.unload_after * 60 or None if self._loaded is not None else None
 
     def _do(self, id: str) -> None:
         """One job, from the queue to its end."""
@@ -406,28 +438,3 @@ def _placed(request: MusicRequest, out: str) -> MusicRequest:
     placed = destination.formatted(request, chosen="format" in request.model_fields_set)
     destination.reserve(placed.takes)
     return placed
-
-
-def _size(request: Asked, preset: Preset | None) -> float | None:
-    """How much work a request is: seconds of sound times solver steps; None where that is open."""
-    asked = request.model_dump()
-    seconds, steps = asked.get("duration"), asked.get("steps") or len(asked.get("timesteps") or ())
-    if (source := request.source_file) is not None:
-        try:
-            seconds = songs.length(source)
-        except AceStepError:
-            return None
-    if preset is not None:
-        seconds, steps = seconds or preset.duration, steps or preset.steps
-    return seconds * steps * asked.get("takes", 1) if seconds and steps else None
-
-
-def _pace(job: Job) -> float | None:
-    """Seconds that a finished job took for a second of sound and a solver step."""
-    takes = job.outcome.takes if job.outcome is not None else []
-    steps = takes[0].recipe.get("request", {}).get("steps") if takes else None
-    if not takes or not steps or job.outcome is None:
-        return None
-    seconds = job.outcome.seconds
-    work = seconds.get("total", 0.0) - seconds.get("loading", 0.0)
-    return work / (sum(take.duration for take in takes) * steps)

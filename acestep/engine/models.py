@@ -1,11 +1,12 @@
-"""What the doors may ask of models: which there are, and whether a choice can be loaded.
+"""What the doors may ask of models and adapters: which there are, and whether a choice can be used.
 
 Downloads in the background are in `engine/downloads.py`. Knows folders and files; imports neither
 torch nor, until it must, the hub's client.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -21,9 +22,12 @@ from acestep.checkpoints.files import CONFIG_FILE, KIND_NAMES, STEMS, Kind, size
 from acestep.checkpoints.folder import problems
 from acestep.checkpoints.headers import pickled
 from acestep.checkpoints.locate import Checkpoints, Installed, is_path
-from acestep.config import AUTO, NO_LM
+from acestep.config import AUTO, NO_LM, ServiceConfig, split_strength
 from acestep.engine.downloads import Download, Downloads
 from acestep.errors import CheckpointError, ModelMissing
+from acestep.models.config import AceStepConfig
+from acestep.runtime.adapter_files import judge_adapter, read_adapter
+from acestep.runtime.adapter_folder import adapters_folder, available_adapters, find_adapter
 
 __all__ = [
     "KIND_NAMES",
@@ -33,9 +37,14 @@ __all__ = [
     "DownloadProgress",
     "Downloads",
     "Kind",
+    "LoraRow",
     "ModelRow",
     "check",
+    "chosen_loras",
     "download",
+    "lora_again",
+    "lora_folder",
+    "loras",
     "plan_download",
     "rows",
     "size_text",
@@ -80,6 +89,88 @@ class ModelRow(BaseModel):
             "missing": " (missing)",
         }
         return f"{MARKS[self.presence]} {self.name}{about[self.presence]}"
+
+
+class LoraRow(BaseModel):
+    """One adapter.
+
+    Attributes:
+        name: as the setting takes it, without a strength.
+        about: what it is, in a few words; empty when it cannot be read.
+        problem: why it cannot be used with the model, in a sentence; empty when it can.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    about: str = ""
+    problem: str = ""
+
+
+def lora_folder(places: Checkpoints) -> Path:
+    """Where adapters are that can be chosen by their names."""
+    return adapters_folder(places.root)
+
+
+def loras(places: Checkpoints, model: str | Path | None = None) -> list[LoraRow]:
+    """The adapters of the LoRA folder; None asks only whether they are whole."""
+    config = None if model is None else _network(model, places)
+    return [_lora(each.name, each.path, config) for each in available_adapters(lora_folder(places))]
+
+
+def chosen_loras(config: ServiceConfig, places: Checkpoints) -> list[LoraRow]:
+    """The adapters that a configuration names, in its order."""
+    network, rows = _network(config.model, places), []
+    for lora in config.lora:
+        name, _ = split_strength(lora)
+        try:
+            rows.append(_lora(name, find_adapter(name, lora_folder(places)), network))
+        except ModelMissing as error:
+            rows.append(LoraRow(name=name, problem=str(error)))
+    return rows
+
+
+def lora_again(made: Mapping[str, Any], places: Checkpoints) -> str:
+    """An adapter of a recipe as the setting takes it, wherever it lies now.
+
+    Args:
+        made: its name, path, sha256 and strength.
+
+    Raises:
+        ModelMissing: no file here is the same.
+    """
+    folder = lora_folder(places)
+    candidates = [Path(made["path"]), *(each.path for each in available_adapters(folder))]
+    for path in candidates:
+        try:
+            if path.exists() and read_adapter(path).fingerprint == made["sha256"]:
+                return f"{path}:{made['strength']:g}"
+        except CheckpointError:  # another one, and damaged
+            continue
+    raise ModelMissing(
+        f"The adapter {made['name']} (sha256 {made['sha256'][:12]}…) is not here: put it into "
+        f"{folder}, or choose what to use instead with --lora."
+    )
+
+
+def _lora(name: str, path: Path, network: AceStepConfig | None) -> LoraRow:
+    try:
+        adapter = read_adapter(path)
+    except CheckpointError as error:
+        return LoraRow(name=name, problem=str(error))
+    facts = [adapter.kind, f"rank {adapter.rank}" if adapter.rank else ""]
+    if adapter.trigger_words:
+        facts.append(f"say “{adapter.trigger_words}”")
+    problem = "" if network is None else judge_adapter(adapter, network).reason
+    return LoraRow(name=name, about=", ".join(filter(None, facts)), problem=problem)
+
+
+def _network(model: str | Path, places: Checkpoints) -> AceStepConfig | None:
+    """What an adapter must fit; None while the model cannot be loaded, which is said elsewhere."""
+    try:
+        return AceStepConfig.read(places.resolve(model, "dit"))
+    except (ModelMissing, CheckpointError):
+        return None
 
 
 def rows(places: Checkpoints, kind: Kind | None = None) -> list[ModelRow]:

@@ -212,6 +212,42 @@ def test_what_was_chosen_and_is_ready_can_be_unloaded(engine: FakeEngine) -> Non
     assert engine.state.status == "empty"
 
 
+def test_what_nobody_needs_for_a_while_is_unloaded(
+    engine: FakeEngine, service: FakeService
+) -> None:
+    engine.configure(ServiceConfig(unload_after=0.001))
+    until(lambda: engine.state.status == "ready")
+    until(lambda: engine.state.status == "empty")
+    assert engine.state.loaded is None and engine.state.failure is None
+    engine.ended(engine.submit(SONG))  # and is loaded again when it is
+    assert len(service.loads) == 2
+
+
+def test_adapters_change_without_loading_again(engine: FakeEngine, service: FakeService) -> None:
+    engine.ended(engine.submit(SONG))
+    engine.configure(ServiceConfig(lora=("warm:0.5",)))
+    until(lambda: engine.state.loaded is not None and engine.state.loaded.adapters != [])
+    assert len(service.loads) == 1 and service.adapted == [ServiceConfig(lora=("warm:0.5",))]
+    assert engine.state.loaded is not None
+    assert engine.state.loaded.adapters == ["warm:0.5 acts."]
+    job = engine.ended(engine.submit(SONG))
+    assert job.config["lora"] == ["warm:0.5"] and len(service.loads) == 1
+
+
+def test_an_adapter_that_cannot_be_had_leaves_the_next_choice_open(
+    engine: FakeEngine, service: FakeService
+) -> None:
+    engine.ended(engine.submit(SONG))
+    service.load_failure = ModelMissing("warm is not here.")
+    engine.configure(ServiceConfig(lora=("warm",)))
+    until(lambda: engine.state.status == "failed")
+    assert engine.state.failure is not None and engine.state.failure.message == "warm is not here."
+    service.load_failure = None
+    engine.configure(ServiceConfig())
+    until(lambda: engine.state.status == "ready")
+    assert len(service.loads) == 1
+
+
 def test_unloading_names_the_job_it_would_end(engine: FakeEngine, service: FakeService) -> None:
     service.step_seconds = 0.1
     job = engine.submit(SONG)
