@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from acestep.cli.dry_run import OUTPUTS, DryRun, weigh, weigh_lines
 from acestep.cli.options import REQUEST_FIELDS, read_files, read_text, task_of
+from acestep.cli.requests import job_lines, read_request
 from acestep.cli.settings import service_config
 from acestep.cli.terminal import (
     INTERRUPTED,
@@ -106,12 +108,15 @@ def client(ctx: typer.Context, config: "ServiceConfig | None" = None) -> Iterato
         engine.close()
 
 
-def make(ctx: typer.Context, *, out: Out = "outputs", output: Output) -> None:
+def make(
+    ctx: typer.Context, *, out: Out = OUTPUTS, dry_run: DryRun = False, output: Output
+) -> None:
     """Render the request of a task whose verb this is."""
     assert ctx.info_name is not None
     task = task_of(ctx.info_name)
     request = task.model_validate(read_files(task, ctx.meta[REQUEST_FIELDS]))
-    render(ctx, request, out, output)
+    act = weigh if dry_run else render
+    act(ctx, request, out, output)
 
 
 def understand(
@@ -168,15 +173,18 @@ def run(
             help="A request, a recipe beside a song, or one request per line.",
         ),
     ],
-    out: Out = "outputs",
+    out: Out = OUTPUTS,
+    dry_run: DryRun = False,
     output: Output,
 ) -> None:
     """Run any request from a JSON file, or many from a JSONL file."""
     text = read_text("file", "file", file)
     if file.suffix.lower() == ".jsonl":
-        run_lines(ctx, text, out, output)
-        return
-    render(ctx, read_request(text, str(file)), out, output)
+        act = weigh_lines if dry_run else run_lines
+        act(ctx, text, out, output)
+    else:
+        act = weigh if dry_run else render
+        act(ctx, read_request(text, str(file)), out, output)
 
 
 def render(ctx: typer.Context, request: "MusicRequest", out: str, output: Output) -> None:
@@ -194,9 +202,7 @@ def run_lines(ctx: typer.Context, text: str, out: str, output: Output) -> None:
 
     if Destination.parse(out).is_file:
         raise InvalidRequest("out", f"Several jobs need a folder: {out} is a file name.")
-    lines = [(n, line) for n, line in enumerate(text.splitlines(), start=1) if line.strip()]
-    if not lines:
-        raise InvalidRequest("file", "The file has no jobs: write one JSON request per line.")
+    lines = job_lines(text)
     ended: list[dict[str, Any]] = []
     with client(ctx) as engine:
         for number, line in lines:
@@ -231,25 +237,6 @@ def finish_lines(
         raise typer.Exit(INTERRUPTED)
     if codes:
         raise typer.Exit(PARTIAL if done else codes[0])
-
-
-def read_request(text: str, where: str) -> "MusicRequest":
-    """The request in a text: JSON data of one, or the recipe of a finished song.
-
-    Raises:
-        InvalidRequest: it is neither, or a value cannot be used.
-    """
-    from acestep.engine import songs
-    from acestep.request import parse_request
-
-    try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InvalidRequest("file", f"{where} is not JSON: {error}.") from None
-    if not isinstance(data, dict):
-        raise InvalidRequest("file", f"{where} is not a request: it must be a JSON object.")
-    is_recipe = "recipe" in data and isinstance(data.get("request"), dict)
-    return songs.request_in(data) if is_recipe else parse_request(data)
 
 
 def outcome_report(outcome: "Outcome") -> dict[str, Any]:

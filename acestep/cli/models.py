@@ -30,6 +30,12 @@ class ModelsCommand(ServiceCommand):
     only = ("checkpoints",)
 
 
+class LorasCommand(ServiceCommand):
+    """A command that looks at adapters and at the model that they should fit."""
+
+    only = ("model", "checkpoints")
+
+
 class DoctorCommand(ServiceCommand):
     """A command that looks at models and at what would run them."""
 
@@ -51,6 +57,7 @@ def models() -> typer.Typer:
         ("path", path),
     ):
         app.command(name, cls=ModelsCommand)(expanded(guarded(function)))
+    app.command("loras", cls=LorasCommand)(expanded(guarded(list_loras)))
     return app
 
 
@@ -74,6 +81,24 @@ def table(installed: "Sequence[Installed]") -> list[str]:
         mark = STATE_MARKS[model.state]
         lines.append(f"{mark} {model.name:{width}}  {size:>8}  {kind:18}  {about}".rstrip())
     return [*lines, "", "✔ is here   ! cannot be used   others: acestep models download NAME"]
+
+
+def list_loras(ctx: typer.Context, *, output: Output) -> None:
+    """List the adapters of the LoRA folder, and whether they fit the model."""
+    from acestep.engine.models import lora_folder, loras
+
+    model = service_config(ctx).model
+    places = checkpoints(ctx)
+    folder, rows = lora_folder(places), loras(places, model)
+    width = max((len(row.name) for row in rows), default=0)
+    lines = [
+        f"{STATE_MARKS['incomplete' if row.problem else 'ready']} {row.name:{width}}  "
+        f"{row.problem or row.about}"
+        for row in rows
+    ]
+    lines = [*lines, "", f"✔ fits {model}   ! cannot be used with it"] if rows else []
+    data = {"folder": folder, "model": model, "loras": [row.model_dump() for row in rows]}
+    output.result(data, "\n".join(lines) or f"No LoRA is in {folder}.")
 
 
 def download(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 from fake_engine import TURBO, FakeEngine, FakeService
+from model_folders import write_lora
 from typer.testing import CliRunner, Result
 
 from acestep import errors
@@ -20,6 +21,7 @@ from acestep.config import ServiceConfig
 from acestep.errors import AceStepError, AudioError, OutOfMemory
 from acestep.library import recipe
 from acestep.request import TASKS, Cover, MusicRequest, Repaint, Text2Music, schema
+from acestep.runtime.adapter_files import read_adapter
 
 SONG = ["generate", "--caption", "warm lo-fi beat", "--seed", "7"]
 
@@ -474,6 +476,64 @@ def test_a_flag_alone_takes_another_model_than_the_recipes(
     assert service.loads[-1].lm == "none"  # it was rendered from its words alone
     acestep("replay", "song.wav", "--model", "acestep-v15-nano-base")
     assert service.loads[-1].model == "acestep-v15-nano-base"
+
+
+def test_the_settings_of_memory_and_adapters_are_options(
+    acestep: Callable[..., Result], service: FakeService
+) -> None:
+    chosen = ["--offload-dit", "--int8", "--lm-nf4", "--lora", "warm:0.5", "--lora", "C:\\x"]
+    numbers = ["--lora-strength", "1.5", "--lm-device", "cpu", "--memory-limit", "6"]
+    done = acestep(*SONG, *chosen, *numbers)
+    assert done.exit_code == 0, done.output
+    expected = ServiceConfig(
+        offload_dit=True,
+        int8=True,
+        lm_nf4=True,
+        lora=("warm:0.5", "C:\\x"),
+        lora_strength=1.5,
+        lm_device="cpu",
+        memory_limit=6.0,
+    )
+    assert service.loads[-1] == expected
+    acestep(*SONG, ACESTEP_LORA="a, b:1", ACESTEP_INT8="true", ACESTEP_MEMORY_LIMIT="6")
+    assert service.loads[-1] == ServiceConfig(lora=("a", "b:1"), int8=True, memory_limit=6)
+    wrong = acestep(*SONG, "--lora", "warm:3")
+    assert wrong.exit_code == 4 and "from 0 to 2 (you gave warm:3)" in wrong.stderr
+
+
+def test_replay_takes_what_may_change_samples_from_the_recipe(
+    acestep: Callable[..., Result], service: FakeService
+) -> None:
+    acestep(*SONG, "--int8", "--offload-dit", "--device", "cpu", "--out", "song.wav")
+    again = acestep("replay", "song.wav", ACESTEP_INT8="false")
+    assert again.stdout == "identical\n"
+    assert service.loads[-1] == ServiceConfig(int8=True, offload_dit=True, device="cpu", lm="none")
+    acestep("replay", "song.wav", "--no-int8", "--device", "auto")
+    assert service.loads[-1] == ServiceConfig(offload_dit=True, lm="none")
+    words = acestep("info", "song.wav").stdout
+    assert "settings: offload_dit True, int8 True" in words
+
+
+def test_replay_finds_the_adapters_by_what_is_in_them(
+    acestep: Callable[..., Result], service: FakeService
+) -> None:
+    acestep(*SONG, "--out", "song.wav")
+    made = recipe.read_recipe("song.wav")
+    warm = write_lora(Path("models/loras/renamed.safetensors"))
+    sha256 = read_adapter(warm).fingerprint
+    was = {"name": "warm", "path": "gone/warm.safetensors", "sha256": sha256, "strength": 0.5}
+    made["adapters"], made["service"]["lora"] = [was], ["warm:0.5"]
+    Path("warm.json").write_text(json.dumps(made))
+    here = ["--models-dir", "models"]
+    acestep("replay", "warm.json", *here)
+    assert service.loads[-1].lora == (f"{warm}:0.5",)
+    assert f"adapters: warm ({sha256[:12]}) at 0.5" in acestep("info", "warm.json").stdout
+    write_lora(warm, rank=3)  # another one under its name
+    missing = acestep("replay", "warm.json", *here)
+    assert missing.exit_code == 3
+    assert f"The adapter warm (sha256 {sha256[:12]}…) is not here" in missing.stderr
+    acestep("replay", "warm.json", *here, "--lora", "other")
+    assert service.loads[-1].lora == ("other",)
 
 
 def test_a_replay_saves_the_one_take_where_it_is_asked_to(acestep: Callable[..., Result]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from fake_engine import FakeEngine
+from model_folders import write_lora
 from safetensors.torch import save
 from typer.testing import CliRunner, Result
 
@@ -141,6 +142,21 @@ def test_path_prints_the_folder_or_what_to_do(acestep: Callable[..., Result]) ->
     assert folder.name == DEFAULT_MODEL and (folder / "config.json").is_file()
     missing = models(acestep, "path", "acestep-v15-turbo-x")
     assert missing.exit_code == 3 and "Did you mean acestep-v15-turbo" in missing.stderr
+
+
+def test_loras_says_which_adapters_fit_and_why_not(acestep: Callable[..., Result]) -> None:
+    empty = models(acestep, "loras")
+    assert empty.exit_code == 0 and empty.stdout.startswith("No LoRA is in ")
+    write_lora(Path("models/loras/warm.safetensors"))
+    Path("models/loras/old.ckpt").write_bytes(b"\x80")
+    lines = models(acestep, "loras").stdout.splitlines()
+    assert lines[0].startswith("! old.ckpt") and "pickle" in lines[0]
+    assert lines[1] == "✔ warm.safetensors  LoRA, rank 2"
+    data = json.loads(models(acestep, "loras", "--json").stdout)
+    assert [(row["name"], bool(row["problem"])) for row in data["loras"]] == [
+        ("old.ckpt", True),
+        ("warm.safetensors", False),
+    ]
 
 
 def test_doctor_says_what_is_fine_and_what_to_do(acestep: Callable[..., Result]) -> None:
