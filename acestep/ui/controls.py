@@ -4,6 +4,7 @@ Everything comes from the field itself (`schema.setting`). Numbers are boxes of 
 control that clamps or drops what was typed keeps the schema from saying what is wrong with it.
 """
 
+import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType, NoneType, UnionType
@@ -19,6 +20,7 @@ from acestep.request import schema
 from acestep.request.values import KEY_SCALES, LANGUAGES, TIME_SIGNATURES, UNKNOWN_LANGUAGE
 from acestep.ui.events import Updates
 
+STRENGTH, STRENGTH_STEP = "strength", 0.05
 EMPTY = ""  # what a box or a list holds while the choice is left to the program
 Choices = Sequence[tuple[str, str]]  # (shown, sent)
 NO_LISTS: Mapping[str, Choices] = MappingProxyType({})
@@ -63,7 +65,12 @@ def control_of(
         )  # fmt: skip
     common |= {"info": explanation(field), "value": as_shown(field, value)}
     if (offered := lists.get(_widget(field))) is not None:
-        return gr.Dropdown(list(offered), allow_custom_value=True, **common)
+        several = any(get_origin(kind) is tuple for kind in kinds(field))
+        return gr.Dropdown(list(offered), multiselect=several, allow_custom_value=True, **common)
+    if _widget(field) == STRENGTH:
+        low, high = schema.bounds(field)
+        assert low is not None and high is not None, "a strength has its ends"
+        return gr.Slider(low, high, step=STRENGTH_STEP, **common)
     if choices := _choices(field):
         return gr.Dropdown(list(choices), **common)
     if bool in kinds(field):
@@ -138,6 +145,10 @@ def as_shown(field: FieldInfo, value: Any) -> Any:
     if value is None:
         return EMPTY
     match _widget(field):
+        case "lora":
+            return list(value)
+        case widget if widget == STRENGTH:
+            return value
         case "meter":
             return TIME_SIGNATURES.get(value, str(value))
         case "key":
@@ -169,7 +180,8 @@ def explanation(field: FieldInfo) -> str:
     """The field's description, with the range of a number that its box does not show."""
     unit = UNIT_WORDS.get(schema.unit(field), schema.unit(field))
     low, high = schema.bounds(field)
-    if is_number(field) and field.default is not None and low is not None and high is not None:
+    is_boxed = is_number(field) and _widget(field) != STRENGTH  # a slider shows its ends
+    if is_boxed and field.default is not None and low is not None and high is not None:
         return f"{field.description} From {low:g} to {high:g} {unit}".rstrip() + "."
     return f"{field.description} In {unit}." if unit else str(field.description)
 
@@ -190,6 +202,14 @@ def placeholder(field: FieldInfo, auto: str = "", highest: float | None = None) 
     default = f"{AUTO}: {auto}" if auto else AUTO
     usual = default if field.default is None else written(field.default)
     return f"{usual} ({low:g}–{high:,g})" if low is not None and high is not None else usual
+
+
+def annotate(field: FieldInfo, note: str = "", *, acts: bool = True) -> Updates:
+    """An update that says something of a field under its control; one that would change nothing
+    cannot be changed, and says only why."""
+    words = html.escape(note, quote=False)
+    info = " ".join(filter(None, [explanation(field), words])) if acts else words
+    return gr.update(info=info, interactive=acts)
 
 
 def refit(field: FieldInfo, auto: Any, highest: float | None = None) -> Updates:

@@ -14,9 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
+from acestep.config import ServiceConfig
 from acestep.engine.engine import Change, Engine, EngineState
 from acestep.engine.jobs import Event, Job, Take
-from acestep.errors import Unavailable
+from acestep.errors import InvalidRequest, OutOfMemory, Unavailable
 from acestep.progress import Stage
 from acestep.request import TASKS
 
@@ -34,6 +35,7 @@ STAGE_WORDS: Mapping[Stage, str] = {
 }
 UNIT_OF_STAGE: Mapping[Stage, str] = {"planning": "token", "rendering": "step"}
 IN_PERCENT: frozenset[Stage] = frozenset({"loading", "decoding"})
+LIGHTER = ("offload_dit", "int8")  # settings that make a song need less memory
 ACTION_WORDS = {"plan": "Plan", "understand": "Estimate of BPM and key"}
 
 
@@ -56,6 +58,15 @@ class TakeRow:
 
 
 @dataclass(frozen=True)
+class Retry:
+    """A setting that would make a song that ran out of memory need less, and the words on its
+    button."""
+
+    setting: str
+    words: str
+
+
+@dataclass(frozen=True)
 class Row:
     """A job as the page shows it.
 
@@ -64,6 +75,7 @@ class Row:
         said: where it is or how it ended, in words.
         done, total: how far the stage is; None where that is not known.
         seconds: since it began, or that it took.
+        retries: what may be turned on to run it again; empty unless it ran out of memory.
         is_gone: it is not shown any more.
     """
 
@@ -79,6 +91,7 @@ class Row:
     takes: Sequence[TakeRow]
     can_cancel: bool
     can_rerun: bool
+    retries: Sequence[Retry]
     is_gone: bool
 
 
@@ -136,13 +149,15 @@ class Live:
                 changed.append(job)
             kept = changed if every or version >= self._born else _newest(changed)
             queue = sorted(self._unfinished.values(), key=lambda job: job.created)
-            return {
-                "life": str(self._born),
-                "version": self._version,
-                "older": len(changed) - len(kept),
-                "engine": _engine(state),
-                "rows": [asdict(self._row(job, queue, state)) for job in kept],
-            }
+            now = self._version
+        # Not under the lock: a row may ask the engine, which may be telling this of a change.
+        return {
+            "life": str(self._born),
+            "version": now,
+            "older": len(changed) - len(kept),
+            "engine": _engine(state),
+            "rows": [asdict(self._row(job, queue, state)) for job in kept],
+        }
 
     def _row(self, job: Job, queue: Sequence[Job], state: EngineState) -> Row:
         ahead = next((place for place, other in enumerate(queue) if other.id == job.id), 0)
@@ -164,8 +179,39 @@ class Live:
             takes=[self._take(job, number) for number in range(len(_takes(job)))],
             can_cancel=not job.is_over,
             can_rerun=job.state in ("failed", "lost"),
+            retries=self._retries(job),
             is_gone=_is_gone(job),
         )
+
+    def _retries(self, job: Job) -> Sequence[Retry]:
+        """The settings that save memory, are off, and would act."""
+        if job.failure is None or job.failure.type != OutOfMemory.__name__:
+            return ()
+        config = _config_of(job, self._engine)
+        if config is None:
+            return ()
+        idle = {name for name, note in self._engine.notes(config).items() if not note.acts}
+        return [
+            Retry(name, f"Retry with {type(config).model_fields[name].title}")
+            for name in LIGHTER
+            if not getattr(config, name) and name not in idle
+        ]
+
+    def retry(self, id: str, setting: str) -> Job:
+        """Run a job again with a setting turned on that saves memory. Where the job ran under what
+        is still chosen, that is chosen from now on.
+
+        Raises:
+            Unavailable: there is no such job, it did not run out of memory, or this saves none.
+        """
+        job = self._engine.job(id)
+        config = _config_of(job, self._engine)
+        if config is None or setting not in [each.setting for each in self._retries(job)]:
+            raise Unavailable("This would not make the song need less memory.")
+        lighter = config.model_copy(update={setting: True})
+        if self._engine.state.config == config:
+            self._engine.configure(lighter)
+        return self._engine.rerun(id, lighter)
 
     def _take(self, job: Job, number: int) -> TakeRow:
         take = _takes(job)[number]
@@ -249,6 +295,14 @@ def _engine(state: EngineState) -> dict[str, Any]:
         "busy": state.status == "loading" or state.waiting_for is not None,
         "mark": f"{state.version} {state.status} {state.waiting_for} {config}",
     }
+
+
+def _config_of(job: Job, engine: Engine) -> ServiceConfig | None:
+    """What a job ran under; None where another version of the program wrote that."""
+    try:
+        return type(engine.state.config).model_validate(job.config)
+    except InvalidRequest:
+        return None
 
 
 def _newest(jobs: Sequence[Job]) -> list[Job]:

@@ -79,14 +79,22 @@ const acestep = (() => {
     say(part(".head").firstChild, row.title);
     say(part(".head").lastChild, row.asked);
     show(part(".row").firstChild, row.can_cancel);
-    show(part(".row").lastChild, row.can_rerun);
+    show(part(".row .rerun"), row.can_rerun);
+    if (part(".row").querySelectorAll(".retry").length !== row.retries.length)
+      part(".row").append(...row.retries.map((each) => retryOf(row, each)));
     if (part(".takes").childElementCount !== row.takes.length)
       part(".takes").replaceChildren(...row.takes.map((each, n) => takeOf(row, each, n, isOld)));
   }
 
+  function button(words, name, act) {
+    return make("button", { type: "button", className: `save ${name}`, onclick: act }, words);
+  }
+
+  function retryOf(row, { setting, words }) {
+    return button(words, "retry", () => post("retry", { id: row.id, setting }));
+  }
+
   function blank(row) {
-    const button = (words, name, act) =>
-      make("button", { type: "button", className: `save ${name}`, onclick: act }, words);
     const element = make(
       "li",
       { id: `job-${row.id}`, className: "job" },
@@ -102,8 +110,8 @@ const acestep = (() => {
       make(
         "div",
         { className: "row" },
-        button("Cancel", "cancel", () => post("cancel", row.id)),
-        button("Run again", "rerun", () => post("rerun", row.id)),
+        button("Cancel", "cancel", () => post("cancel", { id: row.id })),
+        button("Run again", "rerun", () => post("rerun", { id: row.id })),
       ),
     );
     element.dataset.order = row.order;
@@ -212,11 +220,11 @@ const acestep = (() => {
     timer = setTimeout(look, pause);
   }
 
-  async function post(verb, id) {
+  async function post(verb, asked) {
     const answer = await fetch(`live/${verb}`, {
       method: "POST",
       headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({ id }),
+      body: JSON.stringify(asked),
     });
     const told = await answer.json();
     notice(told?.error ?? "");
@@ -234,7 +242,7 @@ const acestep = (() => {
 
   function cancel() {
     const known = foremost();
-    if (known !== null && isOpen(known)) post("cancel", known.row.id);
+    if (known !== null && isOpen(known)) post("cancel", { id: known.row.id });
   }
 
   // --- drafts --------------------------------------------------------------------------------
@@ -243,6 +251,8 @@ const acestep = (() => {
   // model's preset fitted is thereby not part of it. A tab has its own; a new one begins with the
   // last that was written anywhere.
   let names = [], fitted = null, draft = {}, fittingUntil = 0;
+  // The ids around what was typed since the last fitting: it is the person's, not the model's.
+  let typed = new Set();
   const same = (one, other) => JSON.stringify(one) === JSON.stringify(other);
 
   function read(store, key) {
@@ -266,6 +276,10 @@ const acestep = (() => {
     draft = Object.fromEntries(
       names.map((name, n) => [name, values[n]]).filter((_, n) => !same(values[n], fitted[n])),
     );
+    keep();
+  }
+
+  function keep() {
     for (const store of [sessionStorage, localStorage]) write(store, DRAFT, { v: SCHEMA, d: draft });
   }
 
@@ -288,15 +302,21 @@ const acestep = (() => {
   }
 
   async function afterFitting(values) {
-    if (fitted === null) {
+    const isFirst = fitted === null;
+    if (isFirst) {
       fitted = [...values];
       await restore();
-    } else {
-      values.forEach((value, n) => {
-        if (!(names[n] in draft)) fitted[n] = value;
-      });
     }
-    fittingUntil = 0;
+    names.forEach((name, n) => {
+      if (!typed.has(name)) {
+        if (!(name in draft)) fitted[n] = values[n];
+      } else if (isFirst || !same(values[n], fitted[n])) {
+        if (isFirst) fitted[n] = null; // what it was before nobody knows
+        draft[name] = values[n];
+        keep();
+      }
+    });
+    [typed, fittingUntil] = [new Set(), 0];
     return names.map((name, n) =>
       name in draft && !same(draft[name], values[n]) ? draft[name] : KEEP,
     );
@@ -341,6 +361,13 @@ const acestep = (() => {
     [every, version] = [true, 0];
     look();
   });
+  document.addEventListener(
+    "input",
+    ({ target }) => {
+      for (let each = target; each; each = each.parentElement) if (each.id) typed.add(each.id);
+    },
+    true,
+  );
   document.addEventListener("visibilitychange", look);
   document.addEventListener(
     "play",

@@ -22,7 +22,7 @@ from starlette.routing import Mount
 from acestep.config import ServiceConfig
 from acestep.engine.engine import Engine
 from acestep.errors import InvalidRequest
-from acestep.request import TASKS
+from acestep.request import TASKS, MusicRequest
 from acestep.ui import api, live, routes, tabs
 from acestep.ui.boundary import bounded
 from acestep.ui.events import AT_ONCE, Updates
@@ -35,6 +35,7 @@ MAX_UPLOAD = "256mb"
 MAX_CALLS = 20  # callers of the endpoint that may wait in Gradio's queue
 CACHE_SWEEP, CACHE_AGE = 3600, 86_400  # seconds; uploads and copies for the players, not songs
 IDLE_SECONDS = 0.02
+SIZES = ("duration", "takes", "think", "steps", "source_audio")  # what a song's cost depends on
 HERE = Path(__file__).parent
 PLAIN: Mapping[str, Any] = MappingProxyType({"js_on_load": None, "apply_default_css": False})
 # What page.js fills. Gradio leaves it alone because its value never changes.
@@ -123,6 +124,7 @@ def draw(engine: Engine, config_class: type[ServiceConfig] = ServiceConfig) -> g
         column.wire(engine)
         for tab in drawn:
             tab.wire(engine)
+        panel.wire_memory(*column.song())
         _wire_fitting(engine, drawn, panel)
         api.expose(engine)
     return page.queue(max_size=MAX_CALLS)
@@ -148,6 +150,24 @@ class Column:
         self._take = gr.HTML(
             elem_classes="wire", js_on_load=f"acestep.onTake({self._edits()}, trigger)"
         )
+
+    def song(
+        self,
+    ) -> tuple[list[Any], set[Any], Callable[[Mapping[Any, Any]], MusicRequest | None]]:
+        """The song that Generate would make now: the events after which it may be another one, what
+        it is read from, and what reads it. A form with a mistake in it makes none."""
+
+        def read(values: Mapping[Any, Any]) -> MusicRequest | None:
+            try:
+                return self._tabs[values[self._open_task]].form.read(values)
+            except InvalidRequest:
+                return None
+
+        fields = [tab.form.fields for tab in self._tabs.values()]
+        sizes: list[Any] = [each[name] for each in fields for name in SIZES if name in each]
+        parts = {part for tab in self._tabs.values() for part in tab.form.components}
+        moves = [part.change for part in (*sizes, self._open_task)]
+        return moves, {self._open_task, *parts}, read
 
     def _edits(self) -> str:
         """The tasks that a take can be sent to, with the words on the button, as JSON."""

@@ -41,6 +41,10 @@ def routes(engine: Engine, rows: Live, login_check: Callable[..., Any]) -> APIRo
     def rerun(id: str = Body(embed=True)) -> Response:
         return _done(lambda id: {"id": engine.rerun(id).id}, id)
 
+    @router.post("/retry")
+    def retry(id: str = Body(), setting: str = Body()) -> Response:
+        return _done(lambda id: {"id": rows.retry(id, setting).id}, id)
+
     @router.api_route("/song/{id}/{number}", methods=["GET", "HEAD"])
     def song(id: str, number: int, save: bool = False) -> Response:
         return _file(live.song_of, engine, id, number, save)

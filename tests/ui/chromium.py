@@ -91,4 +91,4 @@ def visiting(browser: Browser) -> Iterator[Visit]:
     yield tab
     context.close()
     assert tab.foreign == []
-    assert tab.complaints == []
+    assert tab.complaints == [], tab.complaints

@@ -237,7 +237,7 @@ def test_several_runs_wait_in_a_queue_and_each_can_be_cancelled(
 def test_a_run_can_be_cancelled_while_the_model_still_loads(
     visit: Visit, open_page: OpenPage
 ) -> None:
-    page = open_page(FakeService(load_seconds=8))
+    page = open_page(FakeService(load_seconds=15))
     visit.page.goto(page.url)
     visit.press_generate()  # as early as can be: empty boxes are empty from the start
     progress(visit.page, re.compile("Loading the model|Starting"))

@@ -11,7 +11,7 @@ from fastapi import FastAPI, HTTPException
 from fastapi.testclient import TestClient
 
 from acestep.config import ServiceConfig
-from acestep.engine.engine import EngineState, Loaded
+from acestep.engine.engine import DeviceRow, EngineState, Loaded
 from acestep.engine.jobs import Event, Failure, Job, Outcome, Take
 from acestep.errors import ModelMissing, OutOfMemory
 from acestep.request import Text2Music
@@ -189,6 +189,47 @@ def test_what_failed_says_why_and_can_be_run_again(client: TestClient, engine: F
     assert newest.id == again != failed.id and newest.state == "done"
 
 
+def test_what_ran_out_of_memory_can_be_run_again_lighter(
+    client: TestClient, engine: FakeEngine
+) -> None:
+    engine.service.devices = [DeviceRow(name="cuda:0", about="a GPU")]
+    engine.service.failure = OutOfMemory("Out of memory while decoding.")
+    failed = engine.ended(engine.submit(asked()))
+    assert rows_of(client)[failed.id]["retries"] == [
+        {"setting": "offload_dit", "words": "Retry with Offload DiT to CPU"},
+        {"setting": "int8", "words": "Retry with INT8 Quantization"},
+    ]
+    engine.service.failure = None
+    answer = client.post("/live/retry", json={"id": failed.id, "setting": "offload_dit"})
+    again = engine.ended(engine.job(answer.json()["id"]))
+    assert again.state == "done" and again.request == failed.request
+    assert ServiceConfig(**again.config) == ServiceConfig(offload_dit=True)
+    assert engine.state.config == ServiceConfig(offload_dit=True)  # from now on
+
+
+def test_a_lighter_retry_is_offered_only_where_it_changes_something(
+    client: TestClient, engine: FakeEngine
+) -> None:
+    engine.service.failure = OutOfMemory("Out of memory while decoding.")
+    on_cpu = engine.ended(engine.submit(asked()))
+    assert [each["setting"] for each in rows_of(client)[on_cpu.id]["retries"]] == ["int8"]
+    refused = client.post("/live/retry", json={"id": on_cpu.id, "setting": "offload_dit"})
+    assert refused.status_code == 404 and "would not make" in refused.json()["error"]
+    engine.configure(ServiceConfig(int8=True))
+    packed = engine.ended(engine.submit(asked()))
+    engine.service.failure = ModelMissing("It is not here.")
+    missing = engine.ended(engine.submit(asked()))
+    rows = rows_of(client)
+    assert rows[packed.id]["retries"] == rows[missing.id]["retries"] == []
+    # What ran under something else than is chosen now leaves that alone.
+    engine.service.failure = None
+    answer = client.post("/live/retry", json={"id": on_cpu.id, "setting": "int8"})
+    assert engine.ended(engine.job(answer.json()["id"])).state == "done"
+    engine.configure(ServiceConfig(lm="none"))
+    client.post("/live/retry", json={"id": on_cpu.id, "setting": "int8"})
+    assert engine.state.config == ServiceConfig(lm="none")
+
+
 def test_an_estimate_is_shown_while_it_runs_and_no_longer(
     client: TestClient, engine: FakeEngine
 ) -> None:
@@ -296,5 +337,6 @@ def test_every_route_asks_who_is_there(engine: FakeEngine) -> None:
     with TestClient(app(engine, refuse)) as stranger:
         for path in ("/live", f"/live/song/{done.id}/0", f"/live/recipe/{done.id}/0"):
             assert stranger.get(path).status_code == 401
-        for verb in ("cancel", "rerun"):
-            assert stranger.post(f"/live/{verb}", json={"id": done.id}).status_code == 401
+        for verb in ("cancel", "rerun", "retry"):
+            asked_for = {"id": done.id, "setting": "int8"}
+            assert stranger.post(f"/live/{verb}", json=asked_for).status_code == 401

@@ -12,29 +12,31 @@ import pytest
 from fake_engine import FakeEngine, FakeService
 from fake_hub import HubServer, empty_computer
 from loops import in_loop
-from model_folders import write_model
+from model_folders import write_lora, write_model
 
 from acestep.checkpoints.hub import HuggingFace
 from acestep.config import ServiceConfig
-from acestep.engine.engine import EngineState, Loaded
+from acestep.engine.engine import DeviceRow, EngineState, Loaded, MemoryLine
 from acestep.engine.jobs import Event, Failure
-from acestep.engine.models import Checkpoints, Download, Downloads
+from acestep.engine.models import Checkpoints, Download, Downloads, lora_folder
 from acestep.errors import CheckpointError
 from acestep.request import Text2Music
 from acestep.request.schema import setting
-from acestep.ui.service import NOT_APPLIED, Panel, download_line, status_line
+from acestep.ui.service import APPLIED, NOT_APPLIED, Panel, download_line, memory_html, status_line
 
 SOON = 30.0
 TURBO, BASE = "acestep-v15-nano-turbo", "acestep-v15-nano-base"
 PUBLISHED = "acestep-v15-turbo"  # on the hub of the tests, and not on this computer
 
 
-class Offloading(ServiceConfig):
+GPU = DeviceRow(name="cuda:0", about="GeForce RTX 3060, 7.1 GB free")
+CPU = DeviceRow(name="cpu", about="a CPU")
+
+
+class Polished(ServiceConfig):
     """A setting more than there is today."""
 
-    offload_dit: bool = setting(
-        False, "models", "Offload DiT to CPU", "Keeps the music model in RAM between songs."
-    )
+    polish: bool = setting(False, "looks", "Polish", "Makes it shine.")
 
 
 @pytest.fixture
@@ -96,6 +98,7 @@ def sent(panel: Panel, **fields: Any) -> dict[Any, Any]:
         part: getattr(part, "value", None) for part in panel.form.fields.values()
     }
     values[panel._news] = values[panel._followed] = panel._news.value
+    values[panel._said] = panel._said.value
     return values | {panel.form.fields[name]: value for name, value in fields.items()}
 
 
@@ -117,14 +120,171 @@ def statuses(panel: Panel, **fields: Any) -> list[str]:
 def test_every_setting_has_its_control_and_one_that_is_added_gets_one_by_itself(
     engine: FakeEngine, downloads: Downloads, places: Checkpoints
 ) -> None:
-    panel = drawn(engine, Offloading, downloads, places)
-    assert panel.form.fields.keys() == Offloading.model_fields.keys()
+    panel = drawn(engine, Polished, downloads, places)
+    assert panel.form.fields.keys() == Polished.model_fields.keys()
     ids = {part.elem_id for part in panel.form.fields.values()}
     assert ids >= {"main-model-path", "lm-model-path", "backend", "device", "lm-device"}
-    added: Any = panel.form.fields["offload_dit"]
-    assert (added.label, added.value) == ("Offload DiT to CPU", False)
-    list(panel.initialize(sent(panel, offload_dit=True)))
-    assert engine.state.config == Offloading(offload_dit=True)
+    assert ids >= {"offload-dit", "int8", "lm-nf4", "memory-limit", "lora", "lora-strength"}
+    added: Any = panel.form.fields["polish"]
+    assert (added.label, added.value) == ("Polish", False)
+    list(panel.initialize(sent(panel, polish=True)))
+    assert engine.state.config == Polished(polish=True)
+
+
+def notes_under(panel: Panel, updates: dict[Any, Any]) -> dict[str, Any]:
+    """What `weigh` says under controls, and which it leaves to be changed."""
+    fields = {part: name for name, part in panel.form.fields.items()}
+    return {
+        fields[part]: (update["info"], update["interactive"])
+        for part, update in updates.items()
+        if part in fields
+    }
+
+
+def test_devices_are_offered_by_name_with_what_is_free(
+    engine: FakeEngine, downloads: Downloads, places: Checkpoints
+) -> None:
+    engine.service.devices = [GPU, CPU]
+    panel = drawn(engine, ServiceConfig, downloads, places)
+    for name in ("device", "lm_device"):
+        control: Any = panel.form.fields[name]
+        assert control.choices == [
+            ("auto", "auto"),
+            ("cuda:0 — GeForce RTX 3060, 7.1 GB free", "cuda:0"),
+            ("cpu — a CPU", "cpu"),
+        ]
+    engine.service.devices = [CPU]
+    offered = panel.show(engine.state)[panel.form.fields["device"]]["choices"]
+    assert [value for _, value in offered] == ["auto", "cpu"]
+
+
+def test_every_control_acts_on_the_engine(
+    engine: FakeEngine, downloads: Downloads, places: Checkpoints
+) -> None:
+    engine.service.devices = [GPU, CPU]
+    write_lora(lora_folder(places) / "warm.safetensors")
+    panel = drawn(engine, ServiceConfig, downloads, places)
+    chosen: dict[str, Any] = {
+        "device": "cuda:0", "lm_device": "cpu", "offload_dit": True, "int8": True, "lm_nf4": True,
+        "memory_limit": "6.5", "lora": ["warm.safetensors:0.5"], "lora_strength": 1.35,
+    }  # fmt: skip
+    list(panel.initialize(sent(panel, **chosen)))
+    assert engine.state.config == ServiceConfig(
+        **chosen | {"memory_limit": 6.5, "lora": ("warm.safetensors:0.5",)}
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "sentence"),
+    [
+        ("memory_limit", "much", "Memory Limit must be a number from 0.5 to 1,024 GB"),
+        ("lora_strength", 7, "LoRA Strength must be a number from 0 to 2 (you gave 7)."),
+        ("lora", ["warm:9"], "The strength of a LoRA is from 0 to 2 (you gave warm:9)."),
+        ("lora", ["cold"], "The LoRA 'cold' is not on this computer"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused_under_its_control(
+    panel: Panel, engine: FakeEngine, field: str, value: Any, sentence: str
+) -> None:
+    (refused,) = panel.initialize(sent(panel, **{field: value}))
+    complaint = refused[panel.form.complaint]
+    assert complaint["field"] == field.replace("_", "-") and sentence in complaint["message"]
+    assert engine.state.config == ServiceConfig()
+
+
+def test_a_control_that_would_change_nothing_says_why_and_cannot_be_changed(
+    panel: Panel, engine: FakeEngine
+) -> None:
+    values = sent(panel)
+    on_cpu = panel.weigh(values)
+    said = notes_under(panel, on_cpu)
+    nothing = "Nothing to offload: everything already runs on the CPU."
+    assert said["offload_dit"] == (nothing, False)
+    assert said["lora_strength"] == ("Nothing to weigh: no LoRA is chosen.", False)
+    words, acts = said["lm_nf4"]
+    assert "nothing is gained by 4 bits" in words and not acts
+    words, acts = said["int8"]
+    assert "is only 19.2 MB: this saves next to nothing." in words and acts
+    assert words.startswith("Stores the big matrices in 8 bits")
+    assert "auto is cpu: a CPU." in said["device"][0]
+    # Only what differs is said again.
+    values[panel._said] = on_cpu[panel._said]
+    assert notes_under(panel, panel.weigh(values)) == {}
+    engine.service.devices = [GPU, CPU]
+    said = notes_under(panel, panel.weigh(values))
+    assert said.keys() == {"offload_dit", "device"} and said["offload_dit"][1] is True
+    assert "less than 1 GB" in said["offload_dit"][0]
+
+
+def test_what_was_chosen_can_be_taken_back_where_it_does_nothing(panel: Panel) -> None:
+    said = notes_under(panel, panel.weigh(sent(panel, offload_dit=True, lora_strength=0.5)))
+    assert said["offload_dit"][1] and said["lora_strength"][1]
+    assert "Nothing to offload" in said["offload_dit"][0]
+
+
+def test_without_a_planner_what_acts_on_it_says_so(panel: Panel) -> None:
+    said = notes_under(panel, panel.weigh(sent(panel, lm="none")))
+    for name in ("backend", "lm_device", "lm_nf4"):
+        assert said[name] == ("No 5Hz LM is chosen that this could act on.", False)
+
+
+def test_the_memory_line_follows_the_settings_and_the_song(panel: Panel) -> None:
+    def said(request: Text2Music | None = None, **fields: Any) -> str:
+        return panel.weigh(sent(panel, **fields), request)[panel._memory]
+
+    assert f"{TURBO}: peak 6.4 of 8.0 GB." in said() and 'class="memory fits"' in said()
+    assert "peak 3.2 of 8.0 GB." in said(int8=True)
+    song = Text2Music(caption="dub", duration=100, takes=2)
+    assert "peak 8.0 of 8.0 GB." in said(song) and 'class="memory tight"' in said(song)
+    assert 'class="memory over"' in said(song, memory_limit="4")
+    assert "The music model streams from main memory." in said(offload_dit=True)
+    assert said(memory_limit="much") == ""
+
+
+def test_the_memory_line_says_how_long_a_song_like_it_takes(
+    panel: Panel, engine: FakeEngine
+) -> None:
+    song = Text2Music(caption="dub", duration=100, steps=4)
+    assert "About" not in panel.weigh(sent(panel), song)[panel._memory]
+    engine.ended(engine.submit(song))
+    said = panel.weigh(sent(panel), song)[panel._memory]
+    assert re.search(r"About \d+ s for 100 s of music\.", said)
+    other = panel.weigh(sent(panel, model=BASE), song)[panel._memory]
+    assert "About" not in other  # what it was asked of is not what is loaded
+
+
+def test_the_bar_of_the_memory_line_is_a_meter_with_words() -> None:
+    line = MemoryLine(sentence="<2B> fits.", used=6_100_000_000, budget=8_000_000_000, fits=True)
+    shown = memory_html(line)
+    assert "&lt;2B&gt; fits." in shown and "width: 76%" in shown
+    assert 'role="meter"' in shown and 'aria-valuetext="6.1 GB of 8.0 GB: fits"' in shown
+    over = memory_html(line.model_copy(update={"used": 9_000_000_000, "fits": False}))
+    assert "does not fit" in over and "width: 100%" in over
+
+
+def test_an_adapter_is_applied_without_loading_again(
+    panel: Panel, engine: FakeEngine, places: Checkpoints
+) -> None:
+    write_lora(lora_folder(places) / "warm.safetensors")
+    chosen = sent(panel, lora=["warm.safetensors"], lora_strength=0.5)
+    steps = list(panel.initialize(chosen))
+    assert APPLIED in steps[-1][panel._applied] and steps[-1][panel._pending] == ""
+    assert "warm.safetensors acts." in panel.show(engine.state)[panel._status]
+    assert len(engine.service.loads) == 1 and engine.service.adapted[-1].lora_strength == 0.5
+    assert panel.look(sent(panel))[panel._applied] == ""  # what is chosen now is not
+    *_, last = panel.initialize({**chosen, panel.form.fields["model"]: BASE})
+    assert panel._applied not in last and len(engine.service.loads) == 2
+
+
+def test_the_loras_of_the_folder_are_offered_and_the_others_told(
+    panel: Panel, places: Checkpoints
+) -> None:
+    empty = notes_under(panel, panel.weigh(sent(panel)))["lora"][0]
+    assert "yet: put one there, or type where it is." in empty
+    write_lora(lora_folder(places) / "warm.safetensors")
+    (lora_folder(places) / "old.ckpt").write_bytes(b"\x80")
+    offered = panel.list_models(sent(panel))[panel.form.fields["lora"]]["choices"]
+    assert offered == [("warm.safetensors — LoRA, rank 2", "warm.safetensors")]
 
 
 def test_what_is_here_and_what_can_be_fetched_are_told_apart(
