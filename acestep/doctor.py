@@ -14,18 +14,28 @@ from typing import Literal, get_args
 import torch
 
 from acestep.checkpoints.locate import Checkpoints, Installed
-from acestep.errors import AudioError, Unavailable
+from acestep.config import DEFAULT_MODEL, ServiceConfig
+from acestep.errors import AceStepError, AudioError, Unavailable
 from acestep.media import audio
 from acestep.planner.backends.vllm import unavailable
 from acestep.runtime import devices
-from acestep.runtime.devices import GIB, Machine, Memory
+from acestep.runtime.demand import Demand
+from acestep.runtime.devices import GIB, Machine
+from acestep.runtime.folders import find_folders
+from acestep.runtime.hardware import Hardware
+from acestep.runtime.machine import Computer, Memory
+from acestep.runtime.memory_plan import Wishes, plan_memory
+from acestep.runtime.sizes import Sizes
 
 Verdict = Literal["ok", "warn", "fail"]
 
-PACKAGES = ("torch", "transformers", "huggingface-hub", "gradio", "soundfile")
+PACKAGES = ("torch", "xgrammar", "huggingface-hub", "gradio", "soundfile")
 REAL_MODEL = "acestep-v15-turbo"
+# uv finds the build that fits the driver. Without --reinstall-package it would keep what is there,
+# and without --no-sync the next `uv run` would bring the locked build back.
+MEND_TORCH = "uv pip install --torch-backend=auto --reinstall-package torch torch"
+LITTLE_MEMORY_BYTES = 2 * GIB  # even the built-in demo takes half of it
 ENOUGH_DISK_BYTES = 20 * 1000**3  # the 2B set with the largest planner
-ENOUGH_MEMORY_BYTES = 9 * GIB  # the 2B set in main memory
 
 
 @dataclass(frozen=True)
@@ -49,21 +59,26 @@ def examine(
     host: str = "127.0.0.1",
     port: int = 7860,
     machine: Machine | None = None,
+    computer: Computer | None = None,
 ) -> list[Check]:
     """Look at everything that a song needs.
 
     Args:
         device: what the user would ask for; the check says whether it can be had.
         machine: what PyTorch computes on; None looks.
+        computer: what its drivers say of this computer; None asks them.
     """
-    machine = machine or Machine.here()
+    machine, computer = machine or Machine.here(), computer or Computer.here()
+    installed = places.installed()
     return [
         python_check(),
         packages_check(),
         device_check(device, machine),
-        memory_check(devices.memory(torch.device("cpu"))),
+        cards_check(computer, machine),
+        memory_check(computer.memory),
         disk_check(places.root),
-        *model_checks(places.installed()),
+        *model_checks(installed),
+        *plan_checks(device, places, installed, computer),
         formats_check(),
         vllm_check(importlib.util.find_spec("vllm") is not None, machine),
         port_check(host, port),
@@ -90,30 +105,70 @@ def packages_check(packages: Sequence[str] = PACKAGES) -> Check:
 
 
 def device_check(name: str, machine: Machine) -> Check:
-    """Where the networks would run, and in which precision."""
+    """Where the networks would run."""
     try:
         device = devices.resolve_device(name, machine)
     except Unavailable as error:
         return Check("Device", "fail", str(error), "Use --device auto.")
-    dtype = str(devices.working_dtype(device, machine)).removeprefix("torch.")
-    detail = f"{device}: {devices.device_name(device)}, {dtype}"
+    detail = f"{device}: {devices.device_name(device)}"
     if device.type != "cpu":
-        free = devices.memory(device).free / GIB
-        return Check("Device", "ok", f"{detail}, {free:.1f} GiB free")
+        return Check("Device", "ok", detail)
     return Check(
         "Device", "warn", detail,
         "Real models take minutes per song without a GPU; the built-in demo takes seconds.",
     )  # fmt: skip
 
 
-def memory_check(memory: Memory) -> Check:
-    detail = f"{memory.free / GIB:.1f} of {memory.total / GIB:.1f} GiB free"
-    if memory.free < ENOUGH_MEMORY_BYTES:
+def cards_check(computer: Computer, machine: Machine) -> Check:
+    """The graphics cards, and which layer fails where one cannot be used: its driver, a permission,
+    or a PyTorch that was built for something else."""
+    if not computer.gpus:
+        if computer.gpu_problem:
+            return Check("GPUs", "warn", computer.gpu_problem, _driver_advice(computer.gpu_problem))
+        return Check("GPUs", "ok", "Apple's" if computer.has_apple_gpu else "none")
+    usable, build = computer.usable_gpus, computer.torch
+    if not usable:
+        card, version = computer.gpus[0], torch.__version__ if build is None else build.version
         return Check(
-            "Memory", "warn", detail,
-            f"A real model needs about {ENOUGH_MEMORY_BYTES / GIB:.0f} GiB: close other programs, "
-            "or use the built-in demo.",
+            "GPUs", "warn",
+            f"{card.name} is here and its driver works, but the installed PyTorch ({version}) was "
+            f"not built for {card.maker}",
+            f"Run {MEND_TORCH}=={version.partition('+')[0]}, "
+            "and start with uv run --no-sync acestep.",
         )  # fmt: skip
+    if not machine.gpus:
+        needs = "" if build is None or build.cuda is None else f" for CUDA {build.cuda}"
+        return Check(
+            "GPUs", "warn", f"{usable[0].name} is here, but PyTorch sees no GPU",
+            f"Update the driver: this PyTorch needs one{needs}. If it is new enough, "
+            "CUDA_VISIBLE_DEVICES may hide the card.",
+        )  # fmt: skip
+    cards = "; ".join(
+        f"cuda:{number} {card.name}, {card.memory.free / GIB:.1f} of "
+        f"{card.memory.total / GIB:.1f} GiB free" + ("" if card.has_bf16 else ", no bfloat16")
+        for number, card in enumerate(usable)
+    )
+    if any(card.has_bf16 for card in usable):
+        return Check("GPUs", "ok", cards)
+    return Check(
+        "GPUs", "warn", cards,
+        "Models run in float32 here, which takes twice the memory: --int8 and --offload-dit help.",
+    )  # fmt: skip
+
+
+def _driver_advice(problem: str) -> str:
+    if "not installed" in problem:
+        return "Install the card's driver and restart the computer."
+    if "permission" in problem.lower():
+        return "Ask whoever runs this computer for access to its cards (groups video and render)."
+    return "Install the card's driver anew and restart the computer."
+
+
+def memory_check(memory: Memory) -> Check:
+    """Main memory; the memory plan says what a model takes of it."""
+    detail = f"{memory.free / GIB:.1f} of {memory.total / GIB:.1f} GiB free"
+    if memory.free < LITTLE_MEMORY_BYTES:
+        return Check("Memory", "warn", detail, "Close other programs.")
     return Check("Memory", "ok", detail)
 
 
@@ -153,6 +208,31 @@ def model_checks(installed: Sequence[Installed]) -> list[Check]:
     )  # fmt: skip
     planner = Check("Planner", "ok", ", ".join(planners) or "none: Think is not available")
     return [models, planner, *broken]
+
+
+def plan_checks(
+    device: str, places: Checkpoints, installed: Sequence[Installed], computer: Computer
+) -> list[Check]:
+    """What the usual song takes of this computer's memory, with the best model that is here."""
+    ready = [model for model in installed if (model.kind, model.state) == ("dit", "ready")]
+    names = sorted(model.name for model in ready)
+    if not names:
+        return []
+    real = [name for name in names if "-nano-" not in name]
+    name = next((each for each in (REAL_MODEL, *real, DEFAULT_MODEL) if each in names), names[0])
+    try:
+        config = ServiceConfig(model=name, device=device, checkpoints=places.root)
+        folders = find_folders(config, places)
+        demand = Demand.usual(places.preset(folders.dit), has_planner=folders.lm is not None)
+        hardware = Hardware.of(config, computer)
+        plan = plan_memory(Sizes.read(folders), hardware, Wishes.of(config), demand)
+    except AceStepError as error:
+        return [Check("Memory plan", "warn", str(error), "Mend what is said above first.")]
+    if plan.fits:
+        return [Check("Memory plan", "ok", plan.sentence())]
+    return [
+        Check("Memory plan", "warn", plan.sentence(), "Or close other programs and look again.")
+    ]
 
 
 def formats_check() -> Check:

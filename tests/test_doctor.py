@@ -1,5 +1,6 @@
 """What the doctor says about good, poor and broken computers."""
 
+import dataclasses
 import socket
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import pytest
 
 from acestep import doctor
 from acestep.checkpoints.locate import Checkpoints, FolderState, Installed
-from acestep.runtime.devices import GIB, Machine, Memory
+from acestep.runtime.devices import GIB, Machine
+from acestep.runtime.machine import Computer, GpuCard, Memory, Processor, TorchBuild
 
 NO_GPU = Machine()
 
@@ -24,8 +26,8 @@ def test_an_examination_covers_the_whole_way_to_a_song(tmp_path: Path) -> None:
     places = Checkpoints(tmp_path, cache=tmp_path, shipped=tmp_path)
     checks = {check.name: check for check in doctor.examine(places, machine=NO_GPU)}
     assert list(checks) == [
-        "Python", "Packages", "Device", "Memory", "Disk", "Models", "Planner", "Formats", "vLLM",
-        "Port",
+        "Python", "Packages", "Device", "GPUs", "Memory", "Disk", "Models", "Planner", "Formats",
+        "vLLM", "Port",
     ]  # fmt: skip
     assert all(check.detail for check in checks.values())
     assert checks["Models"].status == "fail"
@@ -47,13 +49,96 @@ def test_a_device_that_cannot_be_had_fails_with_its_reason() -> None:
 def test_a_cpu_works_and_is_called_slow() -> None:
     check = doctor.device_check("auto", NO_GPU)
     assert (check.status, check.detail.split(":")[0]) == ("warn", "cpu")
-    assert check.detail.endswith("float32")
+    assert check.detail.endswith((" thread)", " threads)"))
 
 
-def test_memory_is_enough_or_not() -> None:
+def computer(*cards: GpuCard, problem: str = "", build: TorchBuild | None = None) -> Computer:
+    return Computer(
+        Memory(32 * GIB, 24 * GIB),
+        Processor("a processor"),
+        cards,
+        gpu_problem=problem,
+        torch=build or TorchBuild("2.13.0+cu130", cuda="13.0"),
+    )
+
+
+CARD = GpuCard("NVIDIA GeForce RTX 3060", Memory(12 * GIB, 11 * GIB), (8, 6))
+OLD_CARD = GpuCard("NVIDIA GeForce GTX 1660", Memory(6 * GIB, 5 * GIB), (7, 5))
+RADEON = GpuCard("Radeon RX 7900 XTX", Memory(24 * GIB, 23 * GIB), maker="AMD")
+SEEN = Machine(gpus=((8, 6),), has_cuda=True)
+UNSEEN = Machine(has_cuda=True)
+
+
+@pytest.mark.parametrize(
+    ("found", "machine", "status", "detail", "advice"),
+    [
+        (computer(), NO_GPU, "ok", "none", ""),
+        (computer(CARD), SEEN, "ok", "cuda:0 NVIDIA GeForce RTX 3060, 11.0 of 12.0 GiB free", ""),
+        (
+            computer(CARD, build=TorchBuild("2.13.0+cpu")),
+            NO_GPU,
+            "warn",
+            "the installed PyTorch (2.13.0+cpu) was not built for NVIDIA",
+            "uv pip install --torch-backend=auto --reinstall-package torch torch==2.13.0,",
+        ),
+        (computer(RADEON), UNSEEN, "warn", "was not built for AMD", "--torch-backend=auto"),
+        (computer(CARD), UNSEEN, "warn", "PyTorch sees no GPU", "needs one for CUDA 13.0"),
+        (computer(OLD_CARD), SEEN, "warn", "5.0 of 6.0 GiB free, no bfloat16", "--int8"),
+        (
+            computer(problem="an NVIDIA card is plugged in, but its driver is not installed"),
+            NO_GPU,
+            "warn",
+            "driver is not installed",
+            "Install the card's driver",
+        ),
+        (
+            computer(problem="nvidia-smi says: Insufficient Permissions"),
+            NO_GPU,
+            "warn",
+            "Insufficient Permissions",
+            "groups video and render",
+        ),
+        (
+            computer(problem="nvidia-smi says: Driver/library version mismatch"),
+            NO_GPU,
+            "warn",
+            "version mismatch",
+            "driver anew",
+        ),
+    ],
+)
+def test_the_layer_that_keeps_a_card_from_being_used_is_named(
+    found: Computer, machine: Machine, status: str, detail: str, advice: str
+) -> None:
+    check = doctor.cards_check(found, machine)
+    assert check.status == status and detail in check.detail and advice in check.advice
+    assert bool(check.advice) == (status == "warn")
+
+
+def test_every_card_is_listed_by_its_number() -> None:
+    check = doctor.cards_check(computer(CARD, OLD_CARD), SEEN)
+    assert check.status == "ok"
+    assert "cuda:0 NVIDIA GeForce RTX 3060" in check.detail
+    assert "cuda:1 NVIDIA GeForce GTX 1660, 5.0 of 6.0 GiB free, no bfloat16" in check.detail
+
+
+def test_the_memory_plan_of_the_best_model_here_is_told(tiny_models: Path) -> None:
+    places = Checkpoints(tiny_models, cache=tiny_models, shipped=tiny_models)
+    installed = places.installed()
+    (check,) = doctor.plan_checks("cpu", places, installed, computer())
+    assert check.status == "ok" and check.detail.startswith("acestep-v15-nano-turbo in float32")
+    small = dataclasses.replace(computer(), memory=Memory(2 * GIB, GIB // 4))
+    (check,) = doctor.plan_checks("auto", places, installed, small)
+    assert check.status == "warn" and check.detail.startswith("Does not fit: ") and check.advice
+    (check,) = doctor.plan_checks("cuda", places, installed, computer())
+    assert (check.status, check.detail) == ("warn", "cuda cannot be had: PyTorch sees no GPU.")
+    assert doctor.plan_checks("cpu", places, [], computer()) == []
+
+
+def test_little_free_memory_is_said() -> None:
     assert doctor.memory_check(Memory(32 * GIB, 20 * GIB)).status == "ok"
-    poor = doctor.memory_check(Memory(8 * GIB, 3 * GIB))
-    assert (poor.status, poor.detail) == ("warn", "3.0 of 8.0 GiB free")
+    poor = doctor.memory_check(Memory(8 * GIB, GIB))
+    assert (poor.status, poor.detail) == ("warn", "1.0 of 8.0 GiB free")
 
 
 def test_the_disk_is_that_of_the_models_folder_even_before_it_is_there(tmp_path: Path) -> None:
