@@ -2,6 +2,7 @@
 
     uv run python scripts/bench.py planner
     uv run python scripts/bench.py start
+    uv run python scripts/bench.py memory
 
 Every contender works with the same random weights at published sizes. Rounds are interleaved, so
 what else the computer does hits all alike; numbers are medians, and ratios of them are what counts.
@@ -29,6 +30,7 @@ from acestep.planner.grammar import AudioCodeConstraint
 from acestep.planner.sampling import Sampling, guide, sample, uniform_draws
 from acestep.planner.vocabulary import Vocabulary
 from acestep.runtime.devices import device_name
+from scripts.bench_memory import bench_memory
 from scripts.bench_start import bench_start
 
 PLANNERS = {  # hidden, MLP, layers, query heads: the published sizes, and one to try this script
@@ -221,14 +223,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     planner.add_argument("--rounds", type=int, default=5)
     start = benches.add_parser("start", help="loading, a cold song, the page (Linux)")
     start.add_argument("--rounds", type=int, default=3)
+    memory = benches.add_parser("memory", help="loading and memory, by way of keeping the networks")
+    memory.add_argument("--model", help="default: random weights of the 2B's published sizes")
+    memory.add_argument("--device", default="auto")
+    memory.add_argument("--seconds", type=float, default=10.0, help="of the song")
+    memory.add_argument("--layers", type=int, default=24, help="of the random DiT")
+    memory.add_argument("--planner", action="store_true", help="with the 5 Hz language model")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
     if arguments.bench == "planner":
         fitting = fitting_dtype(torch.device("cpu"))
         dtype = getattr(torch, arguments.dtype) if arguments.dtype else fitting
         bench_planner(arguments.size, dtype, arguments.steps, arguments.rounds)
-    else:
+    elif arguments.bench == "start":
         bench_start(arguments.rounds)
+    else:
+        bench_memory(
+            arguments.model,
+            device=arguments.device,
+            seconds=arguments.seconds,
+            layers=arguments.layers,
+            has_planner=arguments.planner,
+            threads=arguments.threads,
+        )
 
 
 if __name__ == "__main__":
