@@ -530,9 +530,9 @@ def test_a_phone_needs_no_sideways_scroll_and_every_button_of_a_take_can_be_pres
     for take in (visit.page.locator(".take").first, visit.page.locator(".take").last):
         for name in ("Download FLAC", "Recipe (JSON)"):
             with visit.page.expect_download():
-                take.get_by_role("link", name=name).click(timeout=FEW_SECONDS)
+                take.get_by_role("link", name=name).click(timeout=SOON)
         for name, facts in (("Repaint this", "#repaint-facts"), ("Cover this", "#cover-facts")):
-            take.get_by_role("button", name=name).click(timeout=FEW_SECONDS)
+            take.get_by_role("button", name=name).click(timeout=SOON)
             expect(visit.page.locator(facts)).to_contain_text("made here with", timeout=SOON)
             expect(visit.page.locator(facts)).to_be_visible()
     studio.service.step_seconds = 0.5
