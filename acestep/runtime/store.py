@@ -38,7 +38,9 @@ from acestep.runtime.memory_plan import MemoryPlan, Part, Placement
 from acestep.runtime.placement import PlacedNetwork
 from acestep.types import Latents, States
 
-CONDITIONER = ("encoder", "tokenizer", "detokenizer", "null_condition_emb")
+# The two parts that a music model's file is read in; what guidance leaves out goes with the DiT.
+DIT = ("decoder", "null_condition_emb")
+CONDITIONER = ("encoder", "tokenizer", "detokenizer")
 
 logger = logging.getLogger(__name__)
 
@@ -108,10 +110,8 @@ class ModelStore:
         self.config = AceStepConfig.read(folders.dit)
         int8 = settings.int8
         self._dit = PlacedNetwork(
-            lambda device, dtype: (
-                load_acestep(folders.dit, dtype, device, parts=("decoder",), int8=int8).decoder
-            ),
-            lambda decoder: decoder,
+            lambda device, dtype: load_acestep(folders.dit, dtype, device, parts=DIT, int8=int8),
+            lambda acestep: acestep.decoder,
             self._place("dit"),
             device,
             dtype,
@@ -153,9 +153,6 @@ class ModelStore:
             report("loading", done, total)
             part.prepare()
         self.silence: Latents = load_silence(folders.dit)
-        self._null_condition = load_acestep(
-            folders.dit, dtype, device, parts=("null_condition_emb",)
-        ).null_condition
         self.backend: BackendName = settings.backend
         self.planner_device = settings.planner_device or device
         self.planner_dtype = settings.planner_dtype or fitting_dtype(self.planner_device)
@@ -261,8 +258,8 @@ class ModelStore:
         return self.folders.lm is not None
 
     def null_condition(self, states: States) -> States:
-        """The learned "no text at all"; a single row, so it needs no lending."""
-        return self._null_condition(states)
+        """The learned "no text at all", in place of every state."""
+        return self._lend("dit", self._dit).null_condition(states)
 
     @contextmanager
     def planner(self) -> Iterator[Planner]:
@@ -291,7 +288,7 @@ class ModelStore:
     @contextmanager
     def dit(self) -> Iterator[DiT]:
         """The DiT as it was loaded, without adapters."""
-        yield self._lend("dit", self._dit)
+        yield self._lend("dit", self._dit).decoder
 
     @contextmanager
     def denoiser(self) -> Iterator[Denoiser]:
