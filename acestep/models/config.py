@@ -18,6 +18,8 @@ from acestep.errors import CheckpointError
 
 SLIDING = "sliding_attention"
 FULL = "full_attention"
+RESIDUAL_REACH = 3 * (1 + 3 + 9)  # positions that a VAE block's residual units look to each side
+OUTER_REACH = 3  # the same of the VAE's first and last convolution of seven
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,34 @@ class VaeConfig:
     def hop(self) -> int:
         """Samples per latent frame."""
         return math.prod(self.downsampling_ratios)
+
+    @property
+    def decoder_halo(self) -> int:
+        """Latent frames on each side that reach into one frame's samples: 9 for published strides.
+
+        Walks from one frame's samples back to the latents, keeping the range of positions needed.
+        """
+        first, last = -OUTER_REACH, self.hop - 1 + OUTER_REACH
+        for stride in self.downsampling_ratios:
+            first, last = first - RESIDUAL_REACH, last + RESIDUAL_REACH
+            # A kernel of 2·stride with padding stride / 2: input i writes to the outputs
+            # i·stride - stride / 2 … i·stride + 3·stride / 2 - 1.
+            first, last = -((stride * 3 // 2 - 1 - first) // stride), (last + stride // 2) // stride
+        return max(OUTER_REACH - first, last + OUTER_REACH)
+
+    @property
+    def encoder_halo(self) -> int:
+        """Frames of audio on each side that reach into one latent frame: 7 for published strides.
+
+        Walks from one latent frame back to the samples, keeping the range of positions needed.
+        """
+        first, last = -1, 1
+        for stride in reversed(self.downsampling_ratios):
+            # A kernel of 2·stride with padding stride / 2.
+            first, last = first * stride - stride // 2, last * stride + stride * 3 // 2 - 1
+            first, last = first - RESIDUAL_REACH, last + RESIDUAL_REACH
+        first, last = first - OUTER_REACH, last + OUTER_REACH
+        return math.ceil(max(-first, last - (self.hop - 1)) / self.hop)
 
 
 @dataclass(frozen=True)

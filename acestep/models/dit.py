@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from acestep.models.config import AceStepConfig
+from acestep.models.constants import MODULATIONS
 from acestep.models.initialize import gaussian
 from acestep.models.layers import (
-    MODULATIONS,
     Attention,
     AttentionMask,
     KeysValues,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from acestep.models.config import AceStepConfig, Qwen3Config
+from acestep.models.constants import MODULATIONS, TIME_FREQUENCIES
 from acestep.types import States, TokenMask
 
 Heads = Float[Tensor, "batch head token depth"]
@@ -21,10 +22,8 @@ AttentionMask = Float[Tensor, "#batch 1 #token source"]  # added to the scores
 Times = Float[Tensor, " batch"]  # 1 is noise, 0 is clean latents
 TransformerConfig = AceStepConfig | Qwen3Config  # both name their sizes alike
 
-TIME_FREQUENCIES = 128
 TIME_SCALE = 1000.0  # the embedding was trained on t in thousandths
 TIME_PERIOD = 10000.0
-MODULATIONS = 6  # shift, scale, gate of self-attention, then of the MLP
 
 
 class Rotary(NamedTuple):

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from acestep.errors import Unavailable
+from acestep.models.constants import NF4_BLOCKS
 
 Rows = Float[Tensor, "*batch width"]
 Products = Float[Tensor, "*batch out"]
@@ -38,7 +39,6 @@ HIGH = 128  # what the high byte of a row's number counts; the low one is −64 
 FEW_ROWS = 16  # both branches of eight takes; beyond, blocks are as fast
 PACK_WIDTH = 32  # PyTorch's kernel reads so many at a time, past the end of other widths
 BLOCK_ROWS = 512  # of a weight, made numbers again at once: stays in a core's cache
-NF4_BLOCKS = (64, 32)  # numbers per scale: the first that divides the width
 INSTALL = "uv pip install bitsandbytes"
 
 

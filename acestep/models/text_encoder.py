@@ -12,13 +12,11 @@ from tokenizers import Tokenizer
 
 from acestep.checkpoints.files import TOKENIZER_FILE
 from acestep.errors import CheckpointError
+from acestep.models.constants import CAPTION_TOKENS, LYRICS_TOKENS
 from acestep.models.load import load_qwen3
 from acestep.models.qwen3 import Qwen3
 from acestep.models.tokenizer import read_tokenizer
 from acestep.types import States, TokenIds, TokenMask
-
-CAPTION_TOKENS = 256  # as in training, the end token included
-LYRICS_TOKENS = 2048
 
 
 class TextEncoder:

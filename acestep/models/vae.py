@@ -21,11 +21,8 @@ from torch import Tensor, nn
 
 from acestep.errors import AudioError, CheckpointError
 from acestep.models.config import VaeConfig
+from acestep.models.constants import TILE_FRAMES
 from acestep.types import Latents, Waveform
-
-TILE_FRAMES = 512
-"""Latent frames kept per tile (20.5 s): the widest activation of the official decoder, 128 channels
-at 48 kHz, is then 0.25 GB in bf16, and the halo costs 18 / 512 = 3.5 % of extra work."""
 
 WHOLE = 100
 SNAKE_WORK = 500
@@ -69,8 +66,8 @@ class Vae(nn.Module):
         )
         self.latent_channels = config.decoder_input_channels
         self.hop = config.hop  # samples per latent frame, 1920 when published
-        self.encoder_halo = encoder_halo(ratios)
-        self.decoder_halo = decoder_halo(ratios[::-1])
+        self.encoder_halo = config.encoder_halo
+        self.decoder_halo = config.decoder_halo
 
     def fold(self) -> "Vae":
         """Replace every stored parametrisation by the plain tensor it stands for, in place.
@@ -437,38 +434,3 @@ def _told(
 
         yield row, tile, on_share
         before += read
-
-
-RESIDUAL_REACH = 3 * (1 + 3 + 9)
-"""Positions that the three residual units of a block look to each side."""
-
-
-def decoder_halo(strides: Sequence[int]) -> int:
-    """Latent frames on each side that reach into one frame's samples: 9 for the published strides.
-
-    Walks from one frame's samples back to the latents, keeping the range of positions needed.
-    """
-    first, last = 0, math.prod(strides) - 1
-    first, last = first - 3, last + 3
-    for stride in reversed(strides):
-        first, last = first - RESIDUAL_REACH, last + RESIDUAL_REACH
-        # A kernel of 2·stride with padding stride / 2: input i writes to the outputs
-        # i·stride - stride / 2 … i·stride + 3·stride / 2 - 1.
-        first, last = -((stride * 3 // 2 - 1 - first) // stride), (last + stride // 2) // stride
-    first, last = first - 3, last + 3
-    return max(-first, last)
-
-
-def encoder_halo(strides: Sequence[int]) -> int:
-    """Frames of audio on each side that reach into one latent frame: 7 for the published strides.
-
-    Walks from one latent frame back to the samples, keeping the range of positions needed.
-    """
-    first, last = -1, 1
-    for stride in reversed(strides):
-        # A kernel of 2·stride with padding stride / 2.
-        first, last = first * stride - stride // 2, last * stride + stride * 3 // 2 - 1
-        first, last = first - RESIDUAL_REACH, last + RESIDUAL_REACH
-    first, last = first - 3, last + 3
-    hop = math.prod(strides)
-    return math.ceil(max(-first, last - (hop - 1)) / hop)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from acestep.errors import UnsoundResult
-from acestep.models.text_encoder import LYRICS_TOKENS
+from acestep.models.constants import LYRICS_TOKENS
 from acestep.planner import prompt as prompts
 from acestep.planner import think_block as plans
 from acestep.planner.backends import Backend, Continuation

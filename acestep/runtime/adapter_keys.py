@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 from acestep.models.config import AceStepConfig
+from acestep.models.constants import MODULATIONS, TIME_FREQUENCIES
 
 Part = str  # down, up, magnitude, dora_scale, alpha, or a lokr_… of LyCORIS
 Style = Literal["PEFT", "ComfyUI", "diffusers", "LyCORIS", "bare"]
@@ -35,8 +36,6 @@ OUTSIDE: dict[str, tuple[str, str]] = {
        }.items()},
     "condition_embedder": ("width", "conditions"),
 }  # fmt: skip
-WAVES = 256  # cosines and sines of a time
-MODULATED = 6  # shift, scale and gate, of the self-attention and of the MLP
 
 PREFIXES: Mapping[str, Style] = {
     "base_model.model.": "PEFT",
@@ -86,8 +85,8 @@ def linear_shapes(config: AceStepConfig) -> dict[str, Shape]:
         "queries": config.num_attention_heads * config.head_dim,
         "keys": config.num_key_value_heads * config.head_dim,
         "mlp": config.intermediate_size,
-        "waves": WAVES,
-        "modulations": MODULATED * config.hidden_size,
+        "waves": 2 * TIME_FREQUENCIES,
+        "modulations": MODULATIONS * config.hidden_size,
         "conditions": config.encoder.hidden_size,
     }
     names = {

@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 from typing import Self
 
+from acestep.models.constants import CAPTION_TOKENS, LYRICS_TOKENS
 from acestep.request import MusicRequest, Preset
 
 USUAL_SECONDS = 120.0
-CAPTION_LENGTH = 256  # tokens
-LYRICS_LENGTH = 2048
-PROMPT_LENGTH = 512  # of the planner, with usual lyrics
+PROMPT_LENGTH = 512  # tokens of the planner, with usual lyrics
 TEXT_LENGTH = 768  # what the DiT attends to, with usual lyrics
 
 
@@ -57,14 +56,14 @@ class Demand:
         planned = request.to_plan(has_planner=has_planner)
         asked = request.model_dump(include={"duration", "lm_cfg_scale"})
         # No language needs more than a token for two letters, but those of one letter a word.
-        lyrics = min(LYRICS_LENGTH, len(request.lyrics.encode()) // 2 + 64)
+        lyrics = min(LYRICS_TOKENS, len(request.lyrics.encode()) // 2 + 64)
         return cls(
             seconds=seconds or asked.get("duration") or preset.duration,
             takes=request.takes,
             guided=(request.guidance_scale or preset.guidance_scale) > 1,
             thinks=planned is not None,
             encodes_source=request.source_file is not None or request.reference_audio is not None,
-            text_tokens=lyrics + CAPTION_LENGTH,
+            text_tokens=lyrics + CAPTION_TOKENS,
             prompt_tokens=lyrics + PROMPT_LENGTH,
             branches=1 if asked.get("lm_cfg_scale") == 1 else 2,
         )

@@ -16,6 +16,7 @@ from functools import cached_property
 from typing import Literal, Self
 
 from acestep.config import ServiceConfig
+from acestep.models.constants import TILE_FRAMES
 from acestep.progress import Stage
 from acestep.runtime.demand import Demand
 from acestep.runtime.hardware import DeviceFacts, Hardware
@@ -28,7 +29,8 @@ Placement = Literal["resident", "swapped", "streamed"]
 
 GB = 10**9
 
-TILES = (512, 256, 128, 64)  # latent frames that the VAE decodes at once, best first
+# Latent frames that the VAE decodes at once, best first.
+TILES = (TILE_FRAMES, TILE_FRAMES // 2, TILE_FRAMES // 4, TILE_FRAMES // 8)
 SHORTER = (480.0, 360.0, 240.0, 180.0, 120.0, 90.0, 60.0, 30.0)  # seconds, to be offered
 
 # What is there before any weight: CUDA's context and its libraries' work space on the device; in

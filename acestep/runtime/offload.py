@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from acestep.models.dit import DiTLayer
-
-SLOTS = 2  # one layer computes while the next one comes
+from acestep.runtime.weight_memory import STREAMED_LAYERS
 
 
 def tensors_of(module: nn.Module) -> list[Tensor]:
@@ -93,9 +92,10 @@ class StreamedLayers(nn.ModuleList):
                     torch.empty_like(t, device=device, dtype=_cast(t, dtype))
                     for t in self._masters[0]
                 ]
-                for _ in range(SLOTS)
+                for _ in range(STREAMED_LAYERS)
             ]
-        self._held: list[int | None] = [None] * SLOTS  # the layer whose weights a slot has
+        # The layer whose weights each slot has.
+        self._held: list[int | None] = [None] * STREAMED_LAYERS
         self._copies = _Copies(device)
 
     def __iter__(self) -> Iterator[DiTLayer]:
@@ -138,9 +138,9 @@ class _Copies:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._copied = [torch.cuda.Event() for _ in range(SLOTS)] if self._stream else []
-        self._used = [torch.cuda.Event() for _ in range(SLOTS)] if self._stream else []
-        for slot in range(SLOTS):
+        self._copied = [torch.cuda.Event() for _ in range(STREAMED_LAYERS)] if self._stream else []
+        self._used = [torch.cuda.Event() for _ in range(STREAMED_LAYERS)] if self._stream else []
+        for slot in range(STREAMED_LAYERS):
             self.has_used(slot)  # its memory may have been something else's
 
     @contextmanager

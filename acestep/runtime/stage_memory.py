@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from acestep.models.config import AceStepConfig, Qwen3Config, VaeConfig
+from acestep.models.constants import CAPTION_TOKENS, PIECE
 from acestep.request.values import CODE_RATE
-from acestep.runtime.demand import CAPTION_LENGTH, Demand
+from acestep.runtime.demand import Demand
 from acestep.runtime.precision import DeviceKind, Precision
 from acestep.runtime.sizes import Sizes
 from acestep.runtime.weight_memory import FP32_BYTES, ITEM_BYTES
@@ -27,9 +28,7 @@ HEAD_TENSORS = 4  # masked attention: queries, keys and values repeated for them
 LATENT_TENSORS = 12  # of the solver and of guidance, in fp32; APG and ADG work in fp64
 VAE_TENSORS = 4.5  # a residual unit: its input, Snake's two, a convolution's result and work space
 SCORE_TENSORS = 2  # where attention is not fused: the scores and their softmax
-DECODER_HALO, ENCODER_HALO = 9, 7  # frames read to each side of a tile (published strides)
 WAVEFORM_COPIES = 3  # of one take while it is checked, levelled and written
-PIECE_LENGTH = 256  # tokens of a prompt that the planner reads at once
 
 
 @dataclass(frozen=True)
@@ -72,14 +71,14 @@ class StageMemory:
             return 0
         item = ITEM_BYTES[self.precision.planner]
         sequences = takes_at_once * self.demand.branches
-        piece = self.demand.branches * min(PIECE_LENGTH, self.demand.prompt_tokens)
+        piece = self.demand.branches * min(PIECE, self.demand.prompt_tokens)
         live = layer_memory(max(piece, sequences), config, item)
         logits = 4 * sequences * self.sizes.dit.codebook_size * FP32_BYTES
         return live + max(logits, config.vocab_size * FP32_BYTES)
 
     def encoding_text(self) -> int:
         return layer_memory(
-            CAPTION_LENGTH, self.sizes.text_encoder, ITEM_BYTES[self.precision.dtype]
+            CAPTION_TOKENS, self.sizes.text_encoder, ITEM_BYTES[self.precision.dtype]
         )
 
     def conditioning(self) -> int:
@@ -120,14 +119,14 @@ class StageMemory:
 
     def decoding(self, tile_frames: int) -> int:
         """A tile and its halo in the widest block, and the songs that are decoded."""
-        frames = min(tile_frames + 2 * DECODER_HALO, self._frames)
+        frames = min(tile_frames + 2 * self.sizes.vae.decoder_halo, self._frames)
         widest = widest_frame(self.sizes.vae, self.sizes.vae.decoder_channels)
         tile = int(VAE_TENSORS * frames * widest) * ITEM_BYTES[self.precision.vae]
         copies = WAVEFORM_COPIES if self.kind != "cuda" else 0
         return tile + (self.demand.takes + copies) * self.waveform()
 
     def encoding(self, tile_frames: int) -> int:
-        frames = min(tile_frames + 2 * ENCODER_HALO, self._frames)
+        frames = min(tile_frames + 2 * self.sizes.vae.encoder_halo, self._frames)
         widest = widest_frame(self.sizes.vae, self.sizes.vae.encoder_hidden_size)
         tile = int(VAE_TENSORS * frames * widest) * ITEM_BYTES[self.precision.vae]
         return tile + (2 * self.waveform() if self.kind != "cuda" else 0)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from acestep.models.constants import NF4_BLOCKS
 from acestep.runtime.precision import DtypeName, Precision
 from acestep.runtime.sizes import Part, PartSize, Sizes
 
@@ -11,7 +12,6 @@ WeightFormat = Literal["plain", "int8", "nf4"]
 
 ITEM_BYTES: Mapping[DtypeName, int] = {"float32": 4, "bfloat16": 2}
 FP32_BYTES = 4
-NF4_BLOCK = 64  # numbers that share a scale
 STREAMED_LAYERS = 2  # one computes while the next one comes
 
 
@@ -64,4 +64,4 @@ def held_bytes(size: PartSize, dtype: DtypeName, held: WeightFormat) -> int:
     exact = (size.numbers - size.quantizable) * item
     if held == "int8":
         return exact + size.quantizable + size.rows * FP32_BYTES
-    return exact + size.quantizable // 2 + size.quantizable // NF4_BLOCK * FP32_BYTES
+    return exact + size.quantizable // 2 + size.quantizable // NF4_BLOCKS[0] * FP32_BYTES

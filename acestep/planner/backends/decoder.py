@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from acestep.models.constants import PIECE
 from acestep.models.layers import AttentionMask, KeysValues, RMSNorm, Rotary, rotary_at, rotate
 from acestep.models.quantize import Int8Linear, Nf4Linear, QuantizedLinear
 from acestep.models.qwen3 import DecoderLayer, KVCache, Qwen3, causal_mask
@@ -25,7 +26,6 @@ from acestep.types import States, TokenIds
 
 # The layout oneDNN chooses depends on how many rows it expects: the two branches of guidance.
 EXPECTED_ROWS = 2
-PIECE = 256  # tokens read at once; bounds the memory of a long prompt
 
 
 def fitting_dtype(device: torch.device) -> torch.dtype:
