@@ -26,8 +26,13 @@ from acestep.config import AUTO, NO_LM, ServiceConfig, split_strength
 from acestep.engine.downloads import Download, Downloads
 from acestep.errors import CheckpointError, ModelMissing
 from acestep.models.config import AceStepConfig
-from acestep.runtime.adapter_files import judge_adapter, read_adapter
-from acestep.runtime.adapter_folder import adapters_folder, available_adapters, find_adapter
+from acestep.runtime.adapter_folder import (
+    ListedAdapter,
+    adapters_folder,
+    available_adapters,
+    find_adapter,
+    list_adapter,
+)
 
 __all__ = [
     "KIND_NAMES",
@@ -115,7 +120,7 @@ def lora_folder(places: Checkpoints) -> Path:
 def loras(places: Checkpoints, model: str | Path | None = None) -> list[LoraRow]:
     """The adapters of the LoRA folder; None asks only whether they are whole."""
     config = None if model is None else _network(model, places)
-    return [_lora(each.name, each.path, config) for each in available_adapters(lora_folder(places))]
+    return [_lora(each.name, each) for each in available_adapters(lora_folder(places), config)]
 
 
 def chosen_loras(config: ServiceConfig, places: Checkpoints) -> list[LoraRow]:
@@ -124,7 +129,8 @@ def chosen_loras(config: ServiceConfig, places: Checkpoints) -> list[LoraRow]:
     for lora in config.lora:
         name, _ = split_strength(lora)
         try:
-            rows.append(_lora(name, find_adapter(name, lora_folder(places)), network))
+            path = find_adapter(name, lora_folder(places))
+            rows.append(_lora(name, list_adapter(path, network)))
         except ModelMissing as error:
             rows.append(LoraRow(name=name, problem=str(error)))
     return rows
@@ -140,29 +146,22 @@ def lora_again(made: Mapping[str, Any], places: Checkpoints) -> str:
         ModelMissing: no file here is the same.
     """
     folder = lora_folder(places)
-    candidates = [Path(made["path"]), *(each.path for each in available_adapters(folder))]
-    for path in candidates:
-        try:
-            if path.exists() and read_adapter(path).fingerprint == made["sha256"]:
-                return f"{path}:{made['strength']:g}"
-        except CheckpointError:  # another one, and damaged
-            continue
+    for each in (list_adapter(Path(made["path"])), *available_adapters(folder)):
+        if each.adapter is not None and each.adapter.fingerprint == made["sha256"]:
+            return f"{each.path}:{made['strength']:g}"
     raise ModelMissing(
         f"The adapter {made['name']} (sha256 {made['sha256'][:12]}…) is not here: put it into "
         f"{folder}, or choose what to use instead with --lora."
     )
 
 
-def _lora(name: str, path: Path, network: AceStepConfig | None) -> LoraRow:
-    try:
-        adapter = read_adapter(path)
-    except CheckpointError as error:
-        return LoraRow(name=name, problem=str(error))
+def _lora(name: str, listed: ListedAdapter) -> LoraRow:
+    if (adapter := listed.adapter) is None:
+        return LoraRow(name=name, problem=listed.problem)
     facts = [adapter.kind, f"rank {adapter.rank}" if adapter.rank else ""]
     if adapter.trigger_words:
         facts.append(f"say “{adapter.trigger_words}”")
-    problem = "" if network is None else judge_adapter(adapter, network).reason
-    return LoraRow(name=name, about=", ".join(filter(None, facts)), problem=problem)
+    return LoraRow(name=name, about=", ".join(filter(None, facts)), problem=listed.problem)
 
 
 def _network(model: str | Path, places: Checkpoints) -> AceStepConfig | None:

@@ -8,7 +8,7 @@ from acestep.checkpoints.files import PICKLE_SUFFIXES
 from acestep.checkpoints.headers import pickled
 from acestep.errors import CheckpointError, ModelMissing
 from acestep.models.config import AceStepConfig
-from acestep.runtime.adapter_files import WEIGHTS, judge_adapter, read_adapter
+from acestep.runtime.adapter_files import WEIGHTS, Adapter, judge_adapter, read_adapter
 from acestep.runtime.adapter_settings import PEFT_CONFIG
 
 SUFFIX = ".safetensors"
@@ -21,7 +21,11 @@ class ListedAdapter:
     name: str
     path: Path
     problem: str = ""  # why it cannot be used, in one sentence; empty: it can
-    trigger_words: str = ""
+    adapter: Adapter | None = None  # None where it cannot be read
+
+    @property
+    def trigger_words(self) -> str:
+        return "" if self.adapter is None else self.adapter.trigger_words
 
 
 def adapters_folder(models: Path) -> Path:
@@ -37,7 +41,7 @@ def available_adapters(
     Args:
         config: the model that they must fit; None asks only whether they are whole.
     """
-    return tuple(_listed(path, config) for path in sorted(_candidates(folder)))
+    return tuple(list_adapter(path, config) for path in sorted(_candidates(folder)))
 
 
 def find_adapter(name_or_path: str, folder: Path) -> Path:
@@ -68,10 +72,11 @@ def _candidates(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _listed(path: Path, config: AceStepConfig | None) -> ListedAdapter:
+def list_adapter(path: Path, config: AceStepConfig | None = None) -> ListedAdapter:
+    """What there is to say of one adapter, and of whether it fits a model."""
     try:
         adapter = read_adapter(path)
     except CheckpointError as error:
         return ListedAdapter(path.name, path, str(error))
     problem = "" if config is None else judge_adapter(adapter, config).reason
-    return ListedAdapter(path.name, path, problem, adapter.trigger_words)
+    return ListedAdapter(path.name, path, problem, adapter)
