@@ -26,7 +26,6 @@ from acestep.pipeline import Rendering
 from acestep.progress import CancelToken, OnProgress, Reporter
 from acestep.request import MusicRequest, Plan, Preset
 from acestep.runtime import devices
-from acestep.runtime.adapter_effect import AdapterEffect
 from acestep.runtime.adapter_files import Adapter, read_adapter
 from acestep.runtime.adapter_folder import adapters_folder, find_adapter
 from acestep.runtime.folders import find_folders
@@ -60,7 +59,6 @@ class MusicService:
         self._sizes = Sizes.read(store.settings.folders)
         self._wishes = Wishes.of(config)
         self._adapters: Sequence[tuple[Adapter, float]] = ()
-        self._effects: Sequence[AdapterEffect] = ()
         self._models = {
             part: {"name": folder.name, "fingerprint": fingerprint(folder)}
             for part, folder in dataclasses.asdict(store.settings.folders).items()
@@ -88,8 +86,9 @@ class MusicService:
         """
         if not isinstance(config, ServiceConfig):
             config = ServiceConfig(model=str(config), **settings)
-        folders = find_folders(config)
-        preset = Checkpoints(config.checkpoints).preset(folders.dit)
+        places = Checkpoints(config.checkpoints)
+        folders = find_folders(config, places)
+        preset = places.preset(folders.dit)
         device = devices.resolve_device(config.device)
         planner_device = None
         if config.lm_device != AUTO:
@@ -121,13 +120,8 @@ class MusicService:
             CheckpointError: it does not fit this model, or cannot be trusted.
         """
         with self._lock:
-            folder = adapters_folder(Checkpoints(config.checkpoints).root)
-            adapters = []
-            for lora in config.lora:
-                name, strength = split_strength(lora)
-                strength = config.lora_strength if strength is None else strength
-                adapters.append((read_adapter(find_adapter(name, folder)), strength))
-            self._effects = self._networks().adapt(adapters)
+            adapters = _chosen_adapters(config) if config.lora else []
+            self._networks().adapt(adapters)
             self._adapters, self.config = adapters, config
 
     @property
@@ -152,7 +146,7 @@ class MusicService:
     @property
     def adapters_said(self) -> list[str]:
         """What each adapter is and does, a sentence each."""
-        return [effect.sentence for effect in self._effects]
+        return [effect.sentence for effect in self._networks().adapter_effects]
 
     @property
     def memory_said(self) -> str:
@@ -403,6 +397,21 @@ class MusicService:
                 **({} if report is None else {"report": report.to_dict()}),
             },
         )
+
+
+def _chosen_adapters(config: ServiceConfig) -> list[tuple[Adapter, float]]:
+    """The adapters that a configuration names, each with its strength.
+
+    Raises:
+        ModelMissing, CheckpointError: one cannot be had.
+    """
+    folder = adapters_folder(Checkpoints(config.checkpoints).root)
+    chosen = []
+    for lora in config.lora:
+        name, own = split_strength(lora)
+        strength = config.lora_strength if own is None else own
+        chosen.append((read_adapter(find_adapter(name, folder)), strength))
+    return chosen
 
 
 def _kept_latents(rendering: Rendering, take: int) -> Latents | None:

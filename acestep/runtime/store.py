@@ -31,7 +31,7 @@ from acestep.progress import Reporter
 from acestep.runtime import devices
 from acestep.runtime.adapter_effect import AdapterEffect, adapter_effect
 from acestep.runtime.adapter_files import Adapter
-from acestep.runtime.adapters import Weighted, attached, load_adapter
+from acestep.runtime.adapters import LoadedAdapter, Weighted, attached, load_adapter
 from acestep.runtime.denoiser import Denoiser, EagerDenoiser
 from acestep.runtime.folders import Folders
 from acestep.runtime.memory_plan import MemoryPlan, Part, Placement
@@ -90,6 +90,7 @@ class ModelStore:
     Attributes:
         plan: what the store goes by now; it may have become lighter than the settings' own.
         silence: the checkpoint's silence track, (1, 15000, channel).
+        adapter_effects: what each adapter does that acts on the DiT.
     """
 
     def __init__(self, settings: StoreSettings, report: Reporter) -> None:
@@ -107,6 +108,7 @@ class ModelStore:
         self.folders, self.device, self.dtype = folders, device, dtype
         self.plan = settings.plan
         self._adapters: Weighted = ()
+        self.adapter_effects: Sequence[AdapterEffect] = ()
         self.config = AceStepConfig.read(folders.dit)
         int8 = settings.int8
         self._dit = PlacedNetwork(
@@ -177,27 +179,27 @@ class ModelStore:
         if plan.placements != before:
             devices.give_back(self.device)
 
-    def adapt(self, adapters: Sequence[tuple[Adapter, float]]) -> list[AdapterEffect]:
+    def adapt(self, adapters: Sequence[tuple[Adapter, float]]) -> None:
         """Let these adapters act on the DiT from now on, each with its strength, and no others.
-
-        Returns:
-            what each of them does.
 
         Raises:
             CheckpointError: one does not fit; those from before go on to act.
         """
-        if not adapters:
-            self._adapters = ()
-            return []
+        wanted = [(adapter.fingerprint, strength) for adapter, strength in adapters]
+        if wanted == [
+            (loaded.adapter.fingerprint, strength) for loaded, strength in self._adapters
+        ]:
+            return
         have = {loaded.adapter.fingerprint: loaded for loaded, _ in self._adapters}
-        with self.dit() as dit:
-            loaded = [
-                (have.get(adapter.fingerprint) or load_adapter(adapter, dit), strength)
-                for adapter, strength in adapters
-            ]
-            effects = [adapter_effect(dit, *each, self.device) for each in loaded]
-        self._adapters = loaded
-        return effects
+        loaded: list[tuple[LoadedAdapter, float]] = []
+        effects: list[AdapterEffect] = []
+        if adapters:
+            with self.dit() as dit:
+                for adapter, strength in adapters:
+                    one = have.get(adapter.fingerprint) or load_adapter(adapter, dit)
+                    loaded.append((one, strength))
+                    effects.append(adapter_effect(dit, one, strength, self.device))
+        self._adapters, self.adapter_effects = loaded, effects
 
     @property
     def held_bytes(self) -> dict[str, int]:
