@@ -19,13 +19,9 @@ from acestep.errors import AceStepError, AudioError, Unavailable
 from acestep.media import audio
 from acestep.planner.backends.vllm import unavailable
 from acestep.runtime import devices
-from acestep.runtime.demand import Demand
 from acestep.runtime.devices import GIB, Machine
-from acestep.runtime.folders import find_folders
-from acestep.runtime.hardware import Hardware
 from acestep.runtime.machine import Computer, Memory
-from acestep.runtime.memory_plan import Wishes, plan_memory
-from acestep.runtime.sizes import Sizes
+from acestep.runtime.preview import preview_plan
 
 Verdict = Literal["ok", "warn", "fail"]
 
@@ -222,10 +218,7 @@ def plan_checks(
     name = next((each for each in (REAL_MODEL, *real, DEFAULT_MODEL) if each in names), names[0])
     try:
         config = ServiceConfig(model=name, device=device, checkpoints=places.root)
-        folders = find_folders(config, places)
-        demand = Demand.usual(places.preset(folders.dit), has_planner=folders.lm is not None)
-        hardware = Hardware.of(config, computer)
-        plan = plan_memory(Sizes.read(folders), hardware, Wishes.of(config), demand)
+        plan = preview_plan(config, places, computer)
     except AceStepError as error:
         return [Check("Memory plan", "warn", str(error), "Mend what is said above first.")]
     if plan.fits:

@@ -14,8 +14,8 @@ from acestep.errors import AceStepError, CheckpointError
 from acestep.request import MusicRequest
 from acestep.runtime.folders import find_folders
 from acestep.runtime.machine import Computer
-from acestep.runtime.memory_plan import Demand, Hardware, MemoryPlan, Wishes, plan_memory
-from acestep.runtime.sizes import Sizes
+from acestep.runtime.memory_plan import MemoryPlan
+from acestep.runtime.preview import preview_plan
 
 SMALL_BYTES = 200_000_000  # of a model, below which storing it smaller saves nothing one would miss
 NOTHING_TO_OFFLOAD: Mapping[str, str] = MappingProxyType(
@@ -39,24 +39,17 @@ def memory_line(
         ModelMissing, CheckpointError, Unavailable: it, or an adapter, could not be loaded at all.
         AudioError: the song to be changed cannot be read.
     """
-    folders, places = find_folders(config), Checkpoints(config.checkpoints)
+    places = Checkpoints(config.checkpoints)
     if unfit := [row.problem for row in chosen_loras(config, places) if row.problem]:
         raise CheckpointError(unfit[0])
-    preset = places.preset(folders.dit)
-    has_planner = folders.lm is not None
-    if request is None:
-        demand = Demand.usual(preset, has_planner=has_planner)
-    else:
-        source = request.source_file
-        seconds = None if source is None else length(source)
-        demand = Demand.of(request, preset, has_planner=has_planner, seconds=seconds)
-    hardware = Hardware.of(config, computer)
-    return _told(plan_memory(Sizes.read(folders), hardware, Wishes.of(config), demand))
+    source = None if request is None else request.source_file
+    seconds = None if source is None else length(source)
+    return _told(preview_plan(config, places, computer, request, seconds))
 
 
 def _told(plan: MemoryPlan) -> MemoryLine:
     """A plan as the doors show it; what does not fit is what its bar is about."""
-    used, budget = plan.peak, plan.planner_budget if plan.tightest == "planning" else plan.budget
+    used, budget = plan.peak, plan.room
     if used <= budget and plan.main_memory > plan.main_budget:
         used, budget = plan.main_memory, plan.main_budget
     return MemoryLine(

@@ -121,9 +121,14 @@ class MemoryPlan:
         return self.peaks[self.tightest]
 
     @property
+    def room(self) -> int:
+        """Bytes that the tightest stage may use."""
+        return self._budget_of(self.tightest)
+
+    @property
     def fraction(self) -> float:
         """How full the device gets, for a bar; above 1 it does not fit."""
-        return self.peak / self._budget_of(self.tightest)
+        return self.peak / self.room
 
     def lighter(self) -> "MemoryPlan | None":
         """The next rung down, with what it trades; None at the end."""
@@ -137,10 +142,9 @@ class MemoryPlan:
             return self._shortage()
         words = [f"{self._case.sizes.model} in {self._precision_words()}"]
         words += self._rung.words(self._case)
-        stage = self.tightest
         return (
-            f"{', '.join(words)}: peak {_gb(self.peak)} of {_gb(self._budget_of(stage))} GB "
-            f"while {stage} {self._song()}."
+            f"{', '.join(words)}: peak {_gb(self.peak)} of {_gb(self.room)} GB "
+            f"while {self.tightest} {self._song()}."
         )
 
     def weight_bytes(self, part: Part) -> int:
@@ -229,8 +233,6 @@ class _Rung:
 
     def below(self, case: "_Case") -> "_Rung | None":
         """The next step down that changes anything."""
-        device = case.hardware.device
-        place = "in memory" if device.shares_memory else "on the GPU"
         if self.planner == "resident" and case.planner_takes_room:
             return self._trade(
                 "The 5Hz LM is unloaded before rendering and read again for the next plan.",
@@ -238,14 +240,13 @@ class _Rung:
             )
         if self.others == "resident":
             return self._trade(
-                f"One network at a time is {place}; changing them takes seconds.",
+                f"One network at a time is {case.place}; changing them takes seconds.",
                 others="swapped",
                 dit="streamed" if self.dit == "streamed" else "swapped",
             )
         if self.dit != "streamed" and case.streaming_helps:
-            source = "its file" if device.shares_memory else "main memory"
             return self._trade(
-                f"The music model streams from {source}, layer by layer.", dit="streamed"
+                f"The music model streams from {case.source}, layer by layer.", dit="streamed"
             )
         if smaller := self.smaller_tiles():
             return smaller[0]
@@ -266,11 +267,10 @@ class _Rung:
     def words(self, case: "_Case") -> list[str]:
         """How it sets itself apart, for people."""
         words = []
-        shares = case.hardware.device.shares_memory
         if self.dit == "streamed":
-            words.append(f"the music model streams from {'its file' if shares else 'main memory'}")
+            words.append(f"the music model streams from {case.source}")
         elif self.others == "swapped":
-            words.append(f"one network at a time {'in memory' if shares else 'on the GPU'}")
+            words.append(f"one network at a time {case.place}")
         elif self.planner == "swapped":
             words.append("the 5Hz LM unloaded while rendering")
         else:
@@ -317,6 +317,16 @@ class _Case:
     @cached_property
     def work(self) -> StageMemory:
         return StageMemory(self.sizes, self.demand, self.precision, self.hardware.device.kind)
+
+    @property
+    def place(self) -> str:
+        """Where networks compute, in words."""
+        return "in memory" if self.hardware.device.shares_memory else "on the GPU"
+
+    @property
+    def source(self) -> str:
+        """Where a streamed DiT waits, in words."""
+        return "its file" if self.hardware.device.shares_memory else "main memory"
 
     @property
     def planner_takes_room(self) -> bool:
