@@ -32,14 +32,16 @@ from acestep.planner.vocabulary import Vocabulary
 from acestep.runtime.devices import device_name
 from scripts.bench_memory import bench_memory
 from scripts.bench_start import bench_start
+from scripts.published import CODE_TOKENS, PLANNER_TOKENS, QWEN3, TEXT_TOKENS
 
-PLANNERS = {  # hidden, MLP, layers, query heads: the published sizes, and one to try this script
-    "toy": (64, 160, 2, 8),
-    "0.6B": (1024, 3072, 28, 16),
-    "1.7B": (2048, 6144, 28, 16),
-    "4B": (2560, 9728, 36, 32),
-}
-TEXT_TOKENS, CODE_TOKENS = 151_669, 65_535
+# The published sizes, and one to try this script.
+PLANNERS = {
+    "toy": {
+        "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2,
+        "num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": 128,
+    },
+    **QWEN3,
+}  # fmt: skip
 CONTROL_TOKENS = {
     151_644: "<|im_start|>", 151_645: "<|im_end|>", 151_667: "<think>", 151_668: "</think>"
 }  # fmt: skip
@@ -166,17 +168,8 @@ def random_planner(size: str, dtype: torch.dtype) -> Any:
     The weights keep the states near one and give the guided logits about four bits, so that
     sampling has as much to do as with a trained model.
     """
-    hidden, intermediate, layers, heads = PLANNERS[size]
     config = ReferenceConfig(
-        vocab_size=TEXT_TOKENS + CODE_TOKENS,
-        hidden_size=hidden,
-        intermediate_size=intermediate,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=8,
-        head_dim=128,
-        tie_word_embeddings=True,
-        dtype=dtype,
+        vocab_size=PLANNER_TOKENS, tie_word_embeddings=True, dtype=dtype, **PLANNERS[size]
     )
     with torch.device("meta"):
         model = Qwen3ForCausalLM(config)

@@ -36,7 +36,7 @@ from acestep.runtime.memory_plan import GB, MemoryPlan, Wishes, plan_memory
 from acestep.runtime.sizes import Sizes
 from acestep.seeds import generator
 from acestep.service import MusicService
-from scripts import make_tiny
+from scripts import make_tiny, published
 from scripts.resident import peak_resident, resident_bytes
 
 MODEL = "acestep-v15-turbo"
@@ -44,23 +44,11 @@ SEED = 3
 BLOCK = 2**22  # random numbers that large tensors repeat
 ROOM = 1.02  # what a limit leaves beside the plan that it is to bring about
 
-ACESTEP: Mapping[str, Any] = make_tiny.ACESTEP | {
-    "hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 24,
-    "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128,
-    "text_hidden_dim": 1024, "num_lyric_encoder_hidden_layers": 8,
-    "num_timbre_encoder_hidden_layers": 4, "num_attention_pooler_hidden_layers": 2,
-    "fsq_dim": 2048, "fsq_input_levels": [8, 8, 8, 5, 5, 5], "is_turbo": True,
-    "model_version": "turbo",
+ACESTEP: Mapping[str, Any] = {
+    **make_tiny.ACESTEP, **published.DIT_2B, "model_version": "turbo",
 }  # fmt: skip
-VAE: Mapping[str, Any] = make_tiny.VAE | {
-    "encoder_hidden_size": 128, "decoder_channels": 128, "downsampling_ratios": [2, 4, 4, 6, 10],
-    "channel_multiples": [1, 2, 4, 8, 16],
-}  # fmt: skip
-QWEN3: Mapping[str, Any] = make_tiny.QWEN3 | {
-    "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28,
-    "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128,
-}  # fmt: skip
-TEXT_TOKENS, PLANNER_TOKENS = 151_669, 217_204
+VAE: Mapping[str, Any] = {**make_tiny.VAE, **published.OOBLECK}
+QWEN3: Mapping[str, Any] = {**make_tiny.QWEN3, **published.QWEN3["0.6B"]}
 
 
 @dataclass(frozen=True)
@@ -134,12 +122,12 @@ def write_published(root: Path, layers: int, *, has_planner: bool) -> None:
     silence = 0.3 * torch.randn(1, 64, make_tiny.SILENCE_FRAMES, generator=generator(SEED, "x"))
     torch.save(silence, root / MODEL / "silence_latent.pt")
     _write(root / "vae", VAE, lambda: Vae(VaeConfig.from_dict(VAE)), "diffusion_pytorch_model")
-    text = {**QWEN3, "vocab_size": TEXT_TOKENS}
+    text = {**QWEN3, "vocab_size": published.TEXT_TOKENS}
     encoder = root / "Qwen3-Embedding-0.6B"
     _write(encoder, text, lambda: Qwen3(Qwen3Config.from_dict(text)))
     make_tiny.with_end(tokenizer).save(str(encoder / "tokenizer.json"))
     if has_planner:
-        lm, folder = {**QWEN3, "vocab_size": PLANNER_TOKENS}, root / "acestep-5Hz-lm-0.6B"
+        lm, folder = {**QWEN3, "vocab_size": published.PLANNER_TOKENS}, root / "acestep-5Hz-lm-0.6B"
         _write(folder, lm, lambda: Qwen3(Qwen3Config.from_dict(lm)))
         codes = math.prod(ACESTEP["fsq_input_levels"])
         make_tiny.with_codes(tokenizer, codes).save(str(folder / "tokenizer.json"))

@@ -6,52 +6,33 @@ from random_checkpoints import TINY_2B
 
 from acestep.models.config import AceStepConfig, Qwen3Config, VaeConfig
 from acestep.runtime.sizes import Part, PartSize, Sizes
+from scripts.published import DIT_2B, DIT_XL, OOBLECK, PLANNER_TOKENS, QWEN3, TEXT_TOKENS
 
 Model = Literal["2B turbo", "2B base", "XL turbo", "nano"]
 Planner = Literal["0.6B", "1.7B", "4B"]
 
-PUBLISHED_2B: dict[str, Any] = {
-    **TINY_2B, "hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 24,
-    "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "sliding_window": 128,
-    "layer_types": ["sliding_attention", "full_attention"] * 12, "in_channels": 192,
-    "audio_acoustic_hidden_dim": 64, "text_hidden_dim": 1024, "timbre_hidden_dim": 64,
-    "timbre_fix_frame": 750, "num_lyric_encoder_hidden_layers": 8,
-    "num_timbre_encoder_hidden_layers": 4, "fsq_dim": 2048, "is_turbo": True,
-}  # fmt: skip
-PUBLISHED_XL: dict[str, Any] = {
-    **PUBLISHED_2B, "hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 32,
-    "num_attention_heads": 32, "layer_types": ["sliding_attention", "full_attention"] * 16,
-    "encoder_hidden_size": 2048, "encoder_intermediate_size": 6144,
-    "encoder_num_attention_heads": 16, "encoder_num_key_value_heads": 8,
-}  # fmt: skip
+PUBLISHED_2B: dict[str, Any] = {**TINY_2B, **DIT_2B}
+PUBLISHED_XL: dict[str, Any] = {**TINY_2B, **DIT_XL}
 NANO: dict[str, Any] = {
     **TINY_2B, "hidden_size": 256, "intermediate_size": 640, "num_hidden_layers": 6,
     "num_attention_heads": 4, "head_dim": 64, "use_sliding_window": False, "in_channels": 192,
     "audio_acoustic_hidden_dim": 64, "layer_types": ["full_attention"] * 6, "fsq_dim": 256,
 }  # fmt: skip
-QWEN3: dict[str, Any] = {"rms_norm_eps": 1e-6, "rope_theta": 1e6, "head_dim": 128}
 
 
-def qwen3(width: int, mlp: int, layers: int, heads: int, vocabulary: int) -> Qwen3Config:
-    return Qwen3Config(
-        vocab_size=vocabulary,
-        hidden_size=width,
-        intermediate_size=mlp,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=8,
-        **QWEN3,
-    )
+def qwen3(size: Planner, vocabulary: int = PLANNER_TOKENS, **changes: int) -> Qwen3Config:
+    fixed = {"vocab_size": vocabulary, "rms_norm_eps": 1e-6, "rope_theta": 1e6}
+    return Qwen3Config.from_dict({**QWEN3[size], **fixed, **changes})
 
 
 PLANNERS: dict[Planner, tuple[Qwen3Config, int]] = {
-    "0.6B": (qwen3(1024, 3072, 28, 16, 217_204), 662_884_352),
-    "1.7B": (qwen3(2048, 6144, 28, 16, 217_204), 1_854_243_840),
-    "4B": (qwen3(2560, 9728, 36, 32, 217_204), 4_189_554_176),
+    "0.6B": (qwen3("0.6B"), 662_884_352),
+    "1.7B": (qwen3("1.7B"), 1_854_243_840),
+    "4B": (qwen3("4B"), 4_189_554_176),
 }
-OOBLECK = VaeConfig(128, (2, 4, 4, 6, 10), (1, 2, 4, 8, 16), 128, 64, 2, 48_000)
+PUBLISHED_VAE = VaeConfig.from_dict(OOBLECK)
 NANO_VAE = VaeConfig(8, (10, 6, 4, 4, 2), (4, 16, 22, 26, 26), 8, 64, 2, 48_000)
-TEXT_ENCODER = qwen3(1024, 3072, 28, 16, 151_669)
+TEXT_ENCODER = qwen3("0.6B", TEXT_TOKENS)
 
 
 def published(model: Model, planner: Planner | None = None) -> Sizes:
@@ -84,7 +65,7 @@ def published(model: Model, planner: Planner | None = None) -> Sizes:
         dit_layers=layers,
         dit=config,
         text_encoder=TEXT_ENCODER,
-        vae=NANO_VAE if is_nano else OOBLECK,
+        vae=NANO_VAE if is_nano else PUBLISHED_VAE,
         planner=None if planner is None else PLANNERS[planner][0],
     )
 

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable
 
 import torch
-from published_sizes import OOBLECK, PUBLISHED_2B, qwen3
+from published_sizes import PUBLISHED_2B, PUBLISHED_VAE, qwen3
 from torch import nn
 
 from acestep.diffusion.context import Conditioning
@@ -42,13 +42,13 @@ def render() -> None:
 
 
 def decode() -> None:
-    vae = filled(lambda: Vae(OOBLECK))
+    vae = filled(lambda: Vae(PUBLISHED_VAE))
     assert isinstance(vae, Vae)
     vae.fold().decode(torch.randn(1, int(DECODED * 25), 64))
 
 
 def plan() -> None:
-    network = filled(lambda: Qwen3(qwen3(1024, 3072, LAYERS, 16, 217_204)))
+    network = filled(lambda: Qwen3(qwen3("0.6B", num_hidden_layers=LAYERS)))
     assert isinstance(network, Qwen3)
     decoder = PackedQwen3(network)
     head = decoder.head(slice(150_000, 214_000), pack=True)

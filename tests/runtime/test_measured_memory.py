@@ -36,7 +36,7 @@ def shallow() -> Sizes:
     whole = published("2B turbo", "0.6B")
     layers = PartSize(*(LAYERS * each for each in dataclasses.astuple(whole.dit_layer)))
     rest = whole.parts["dit"].numbers - whole.dit_layers.numbers
-    planner = qwen3(1024, 3072, LAYERS, 16, 217_204)
+    planner = qwen3("0.6B", num_hidden_layers=LAYERS)
     layer = 2 * 1024 * (2048 + 1024) + 3 * 1024 * 3072
     return dataclasses.replace(
         whole,

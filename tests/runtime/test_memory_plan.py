@@ -38,7 +38,7 @@ def card(gib: float, *, bf16: bool = True, main: float = 32) -> Hardware:
 def shared(name: str, gib: float, *, bf16: bool = False) -> Hardware:
     """A computer whose main memory is all there is."""
     free = 1.0 if name == "mps" else 0.8
-    memory = Memory(gib * GIB, int(free * gib * GIB))  # type: ignore[arg-type]
+    memory = Memory(int(gib * GIB), int(free * gib * GIB))
     return Hardware(DeviceFacts(name, memory, bf16), memory)
 
 

@@ -52,7 +52,7 @@ def fake(engine: object) -> FakeEngine:
 
 
 def asked(page_engine: object) -> list[Text2Music | Repaint | Cover]:
-    return fake(page_engine).service.requests  # type: ignore[return-value]
+    return cast("list[Text2Music | Repaint | Cover]", fake(page_engine).service.requests)
 
 
 def open_panel(visit: Visit) -> None:
